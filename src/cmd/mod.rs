@@ -1,0 +1,26 @@
+//! One file per command: its flags and a `run` that joins the layers below. Nothing here is reused.
+
+pub mod bench;
+pub mod chat;
+pub mod detokenize;
+pub mod inspect;
+pub mod perplexity;
+pub mod run;
+pub mod tokenize;
+
+use crate::cli::Command;
+use crate::term::Printer;
+
+/// Runs one command; `None` means `chat` with its defaults.
+pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
+    match command {
+        None => chat::run(chat::Args::default_args(), printer),
+        Some(Command::Chat(args)) => chat::run(args, printer),
+        Some(Command::Run(args)) => run::run(args, printer),
+        Some(Command::Bench(args)) => bench::run(args, printer),
+        Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Inspect(args)) => inspect::run(args, printer),
+        Some(Command::Tokenize(args)) => tokenize::run(args, printer),
+        Some(Command::Detokenize(args)) => detokenize::run(args, printer),
+    }
+}

@@ -1,0 +1,23 @@
+//! gust runs quantized GGUF files of Mistral Medium 3.5 (and its siblings).
+//!
+//! The way of a request, from top to bottom; nothing flows back:
+//!
+//! ```text
+//! cmd, term            a command line, or a line typed into the REPL
+//!   chat::encode       messages            -> token ids         (the v15 encoder)
+//!   engine::Session    full prompt         -> reused prefix + forward passes
+//!   model              one batch of tokens -> logits             (the graph, on ggml)
+//!   engine::Sampler    logits              -> one token id
+//!   chat::ReplyParser  token id            -> ReplyEvent         (reasoning, text, tool calls)
+//!   term               ReplyEvent          -> characters
+//! ```
+//!
+//! `src/README.md` is the map of the house.
+
+pub mod chat;
+pub mod cli;
+pub mod cmd;
+pub mod gguf;
+pub mod model;
+pub mod term;
+pub mod tokenizer;

@@ -1,0 +1,105 @@
+//! The only writer to stdout and stderr.
+//!
+//! Results go to stdout, everything else to stderr. Colours and progress bars appear only where a
+//! person watches: on a terminal, and not when `NO_COLOR` or `TERM=dumb` asks for plain text.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Knows what stdout and stderr are and writes to them accordingly.
+#[derive(Debug)]
+pub struct Printer {
+    stdout_is_terminal: bool,
+    stderr_is_terminal: bool,
+    colors: bool,
+}
+
+impl Default for Printer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Printer {
+    /// Looks at the process's own streams and environment.
+    pub fn new() -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        Self {
+            stdout_is_terminal: io::stdout().is_terminal(),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            colors: !plain,
+        }
+    }
+
+    /// Whether a person reads stdout.
+    pub fn is_terminal(&self) -> bool {
+        self.stdout_is_terminal
+    }
+
+    /// Writes a result to stdout, byte for byte, and flushes it.
+    pub fn out(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes.as_ref())?;
+        stdout.flush()
+    }
+
+    /// Writes a result line to stdout.
+    pub fn out_line(&self, line: impl AsRef<str>) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(line.as_ref().as_bytes())?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()
+    }
+
+    /// Writes a line about the run to stderr. A closed stderr is nobody's loss.
+    pub fn note(&self, line: impl AsRef<str>) {
+        let _ = writeln!(io::stderr().lock(), "{}", line.as_ref());
+    }
+
+    /// Writes a warning line to stderr.
+    pub fn warn(&self, line: impl AsRef<str>) {
+        self.labelled("warning", "\x1b[1;33m", line.as_ref());
+    }
+
+    /// Writes an error and its causes, outermost first, as one line to stderr.
+    pub fn error(&self, error: &anyhow::Error) {
+        self.labelled("error", "\x1b[1;31m", &format!("{error:#}"));
+    }
+
+    fn labelled(&self, label: &str, color: &str, text: &str) {
+        let mut stderr = io::stderr().lock();
+        let _ = if self.stderr_is_terminal && self.colors {
+            writeln!(stderr, "{color}{label}:\x1b[0m {text}")
+        } else {
+            writeln!(stderr, "{label}: {text}")
+        };
+    }
+
+    /// `text` dimmed if stdout shows colours.
+    pub fn dim(&self, text: &str) -> String {
+        if self.stdout_is_terminal && self.colors {
+            format!("\x1b[2m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// A progress bar over `n` units on stderr; invisible where stderr is not a terminal.
+    pub fn progress(&self, n: u64, label: &'static str) -> ProgressBar {
+        let target = if self.stderr_is_terminal {
+            ProgressDrawTarget::stderr_with_hz(10)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let style = ProgressStyle::with_template("{msg} [{bar:40}] {percent:>3}% {eta}")
+            .expect("the template is a constant that indicatif accepts")
+            .progress_chars("=> ");
+        let bar = ProgressBar::with_draw_target(Some(n), target).with_style(style);
+        bar.set_message(label);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+}
