@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use crate::compile::Target;
 
-const RPC_FILES: &[&str] =
-    &["ggml-rpc/ggml-rpc.cpp", "ggml-rpc/transport.cpp", "ggml-rpc/log.cpp"];
+const RPC_FILES: &[&str] = &["ggml-rpc/ggml-rpc.cpp", "ggml-rpc/transport.cpp", "ggml-rpc/log.cpp"];
 
 pub fn objects(target: &Target) -> Vec<PathBuf> {
     let mut objects = Vec::new();

@@ -143,8 +143,14 @@ pub fn link(target: &Target) {
 
 fn link_static(target: &Target, name: &str) {
     let file = format!("lib{name}.a");
-    let found = target.build(true).get_compiler().to_command().arg(format!("-print-file-name={file}")).output();
-    let path = found.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    let found = target
+        .build(true)
+        .get_compiler()
+        .to_command()
+        .arg(format!("-print-file-name={file}"))
+        .output();
+    let path =
+        found.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
     match Path::new(&path).parent() {
         Some(dir) if dir.is_absolute() => {
             println!("cargo::rustc-link-search=native={}", dir.display());

@@ -22,7 +22,11 @@ pub fn locate(out_dir: &Path) -> PathBuf {
     println!("cargo::rerun-if-env-changed=GGML_SOURCE_DIR");
     if let Some(dir) = env::var_os("GGML_SOURCE_DIR") {
         let dir = PathBuf::from(dir);
-        assert!(dir.join("src/ggml.c").is_file(), "GGML_SOURCE_DIR={} has no src/ggml.c", dir.display());
+        assert!(
+            dir.join("src/ggml.c").is_file(),
+            "GGML_SOURCE_DIR={} has no src/ggml.c",
+            dir.display()
+        );
         return dir;
     }
     if let Some(dir) = unpacked() {
@@ -52,9 +56,10 @@ pub fn locate(out_dir: &Path) -> PathBuf {
 fn unpacked() -> Option<PathBuf> {
     let registry = cargo_home().join("registry");
     let name = format!("{CRATE}-{CRATE_VERSION}");
-    let index = fs::read_dir(registry.join("src")).ok()?.flatten().find(|index| {
-        index.path().join(&name).join(".cargo-ok").is_file()
-    })?;
+    let index = fs::read_dir(registry.join("src"))
+        .ok()?
+        .flatten()
+        .find(|index| index.path().join(&name).join(".cargo-ok").is_file())?;
     let archive = registry.join("cache").join(index.file_name()).join(format!("{name}.crate"));
     if let Ok(bytes) = fs::read(&archive) {
         let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();

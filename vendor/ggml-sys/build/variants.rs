@@ -17,10 +17,24 @@ const X86_VARIANTS: &[(&str, &[&str])] = &[
     ("sse42", &["SSE42"]),
     ("haswell", &["SSE42", "AVX", "F16C", "FMA", "AVX2", "BMI2"]),
     ("alderlake", &["SSE42", "AVX", "F16C", "FMA", "AVX2", "BMI2", "AVX_VNNI"]),
-    ("icelake", &["SSE42", "AVX", "F16C", "FMA", "AVX2", "BMI2", "AVX512", "AVX512_VBMI", "AVX512_VNNI"]),
+    (
+        "icelake",
+        &["SSE42", "AVX", "F16C", "FMA", "AVX2", "BMI2", "AVX512", "AVX512_VBMI", "AVX512_VNNI"],
+    ),
     (
         "zen4",
-        &["SSE42", "AVX", "F16C", "FMA", "AVX2", "BMI2", "AVX512", "AVX512_VBMI", "AVX512_VNNI", "AVX512_BF16"],
+        &[
+            "SSE42",
+            "AVX",
+            "F16C",
+            "FMA",
+            "AVX2",
+            "BMI2",
+            "AVX512",
+            "AVX512_VBMI",
+            "AVX512_VNNI",
+            "AVX512_BF16",
+        ],
     ),
 ];
 
@@ -57,7 +71,10 @@ fn object(target: &Target, name: &str, features: &[&str]) -> PathBuf {
     }));
     let merged = dir.join("merged.o");
     let object = dir.join("variant.o");
-    run(Command::new("ld").args(["-r", "--force-group-allocation", "-o"]).arg(&merged).args(&objects));
+    run(Command::new("ld")
+        .args(["-r", "--force-group-allocation", "-o"])
+        .arg(&merged)
+        .args(&objects));
     let mut objcopy = Command::new("objcopy");
     for symbol in ["ggml_backend_init", "ggml_backend_score"] {
         objcopy.arg(format!("--keep-global-symbol={symbol}"));

@@ -22,8 +22,11 @@ const _: () = {
 
 /// One CPU backend of a build with several: its `init` and its `score` (0 = can't run here).
 #[cfg(feature = "cpu-variants")]
-pub type CpuVariant =
-    (&'static str, unsafe extern "C" fn() -> ggml_backend_reg_t, unsafe extern "C" fn() -> core::ffi::c_int);
+pub type CpuVariant = (
+    &'static str,
+    unsafe extern "C" fn() -> ggml_backend_reg_t,
+    unsafe extern "C" fn() -> core::ffi::c_int,
+);
 
 #[cfg(feature = "cpu-variants")]
 macro_rules! cpu_variants {
