@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod detokenize;
 pub mod inspect;
+mod open;
 pub mod perplexity;
 pub mod run;
 pub mod tokenize;

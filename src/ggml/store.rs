@@ -61,6 +61,17 @@ impl TensorStore {
         self.n_bytes
     }
 
+    /// Zeroes rows of a two-dimensional tensor that no graph is using.
+    pub fn zero_rows(&self, id: TensorId, rows: std::ops::Range<usize>) {
+        let tensor = self.tensor(id);
+        // SAFETY: the range is checked against the tensor; the owner runs no graph meanwhile.
+        unsafe {
+            assert!(rows.end <= (*tensor).ne[1] as usize, "rows {rows:?} past the tensor's end");
+            let row = (*tensor).nb[1];
+            sys::ggml_backend_tensor_memset(tensor, 0, rows.start * row, rows.len() * row);
+        }
+    }
+
     /// Copies bytes of a tensor out of the store, from `offset` on.
     pub fn read(&self, id: TensorId, offset: usize, out: &mut [u8]) {
         let tensor = self.tensor(id);

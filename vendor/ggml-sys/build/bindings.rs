@@ -19,7 +19,7 @@ const FUNCTIONS: &[&str] = &[
     // ggml-alloc.h, ggml-backend.h
     "ggml_backend_alloc_ctx_tensors_from_buft",
     "ggml_backend_(buft|buffer)_.*",
-    "ggml_backend_tensor_(set|get|alloc)",
+    "ggml_backend_tensor_(set|get|alloc|memset)",
     "ggml_backend_(free|name|synchronize|get_device|graph_compute)",
     "ggml_backend_(dev|reg)_.*",
     "ggml_backend_(register|load)",

@@ -755,6 +755,12 @@ unsafe extern "C" {
         offset: usize,
         size: usize,
     );
+    pub fn ggml_backend_tensor_memset(
+        tensor: *mut ggml_tensor,
+        value: u8,
+        offset: usize,
+        size: usize,
+    );
     pub fn ggml_backend_synchronize(backend: ggml_backend_t);
     pub fn ggml_backend_graph_compute(
         backend: ggml_backend_t,
