@@ -52,7 +52,7 @@ pub struct ModelArgs {
     /// Type of the K cache [default: f16; f32 for a file of F32 weights]
     #[arg(long, value_enum, ignore_case = true, value_name = "TYPE")]
     pub cache_type_k: Option<CacheType>,
-    /// Type of the V cache [default: as for K]
+    /// Type of the V cache [default: f16; f32 for a file of F32 weights]
     #[arg(long, value_enum, ignore_case = true, value_name = "TYPE")]
     pub cache_type_v: Option<CacheType>,
     /// Vision projector file that belongs to the model

@@ -51,8 +51,7 @@ pub(super) fn options(args: &ModelArgs) -> EngineOptions {
     EngineOptions {
         n_ctx: args.ctx,
         n_threads: args.threads,
-        cache_types: [args.cache_type_k, args.cache_type_v.or(args.cache_type_k)]
-            .map(|cache| cache.map(dtype)),
+        cache_types: [args.cache_type_k, args.cache_type_v].map(|cache| cache.map(dtype)),
         repack: !args.no_repack,
         yarn: if args.yarn_as_is { YarnPolicy::AsIs } else { YarnPolicy::Correct },
     }
