@@ -102,9 +102,3 @@ impl Tokenizer {
 
 #[cfg(test)]
 mod tests;
-impl Tokenizer {
-    /// TEMP
-    pub fn from_gguf(_: &crate::gguf::Gguf) -> Result<Self, TokenizerError> {
-        Self::from_tekken(&std::fs::read("/work/shared/tiny/hf/tekken.json").unwrap())
-    }
-}
