@@ -16,7 +16,8 @@ fn main() {
         return;
     };
     let bytes = std::fs::read(vocabulary).expect("the vocabulary can be read");
-    let (load, tokenizer) = fastest(5, || Tokenizer::from_tekken(&bytes).expect("it is a vocabulary"));
+    let (load, tokenizer) =
+        fastest(5, || Tokenizer::from_tekken(&bytes).expect("it is a vocabulary"));
     println!("{}", serde_json::json!({ "load_seconds": load.as_secs_f64() }));
     for path in texts {
         let text = std::fs::read_to_string(path).expect("the text can be read");
