@@ -2,11 +2,14 @@
 //!
 //! The text is taken as it is: no BOS or EOS is added, and the name of a control token is text.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::Context;
 
+use crate::gguf::Gguf;
+use crate::model;
 use crate::term::Printer;
 use crate::tokenizer::{TokenId, Tokenizer};
 
@@ -90,14 +93,23 @@ fn join(ids: &[TokenId], separator: &str) -> String {
 }
 
 impl InputArgs {
-    /// Reads the vocabulary; what the file's first bytes are decides how.
+    /// Reads the vocabulary; the file's first bytes tell which kind it is.
     pub(super) fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
         let Some(path) = &self.model else {
-            anyhow::bail!("the built-in model is not wired yet; pass -m");
+            return Ok(Tokenizer::from_gguf(&model::builtin())?);
         };
-        let read = || format!("cannot read {}", path.display());
-        let bytes = std::fs::read(path).with_context(read)?;
-        Tokenizer::from_tekken(&bytes).with_context(|| path.display().to_string())
+        let name = path.display();
+        let mut head = Vec::new();
+        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+        file.take(64).read_to_end(&mut head).with_context(|| format!("cannot read {name}"))?;
+        if head.starts_with(b"GGUF") {
+            return Ok(Tokenizer::from_gguf(&Gguf::open(path)?)?);
+        }
+        if head.trim_ascii_start().starts_with(b"{") {
+            let json = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+            return Tokenizer::from_tekken(&json).with_context(|| name.to_string());
+        }
+        anyhow::bail!("{name} is neither a GGUF file nor a tekken.json")
     }
 
     /// Reads the input, which must be UTF-8.
