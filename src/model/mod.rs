@@ -9,6 +9,7 @@ mod error;
 mod hparams;
 mod kv_cache;
 mod memory;
+mod projector;
 mod spec;
 mod text_graph;
 mod vocab;
@@ -19,6 +20,7 @@ pub use error::ModelError;
 pub use hparams::{AttnTemperature, Hparams, Rope, RopeScaling, YarnPolicy};
 pub use kv_cache::{CellPool, Cells, KvCache};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
+pub use projector::Projector;
 pub use spec::{
     Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors, expected_tensors,
 };
