@@ -12,8 +12,10 @@ pub enum EncodeError {
     #[error("the conversation is empty; it needs at least one message")]
     NoMessages,
     /// A single message must be something to answer.
-    #[error("messages[0]: a conversation cannot start with a lone {role} message; \
-             expected user or system")]
+    #[error(
+        "messages[0]: a conversation cannot start with a lone {role} message; \
+             expected user or system"
+    )]
     BadFirst {
         /// Role found.
         role: &'static str,
@@ -29,8 +31,10 @@ pub enum EncodeError {
         previous: &'static str,
     },
     /// The model would answer itself.
-    #[error("messages[{index}]: the last message is the assistant's; \
-             expected user or tool, or an assistant message with \"prefix\": true")]
+    #[error(
+        "messages[{index}]: the last message is the assistant's; \
+             expected user or tool, or an assistant message with \"prefix\": true"
+    )]
     LastIsAssistant {
         /// The last message.
         index: usize,
@@ -81,8 +85,10 @@ pub enum EncodeError {
         name: String,
     },
     /// The vocabulary belongs to another model family or version.
-    #[error("the tokenizer has no control token {name}; \
-             it is not a v15 tokenizer, so this chat format does not fit")]
+    #[error(
+        "the tokenizer has no control token {name}; \
+             it is not a v15 tokenizer, so this chat format does not fit"
+    )]
     MissingControlToken {
         /// The token's name.
         name: &'static str,

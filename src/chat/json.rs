@@ -269,8 +269,7 @@ impl WireToolCall {
     }
 
     fn from_call(call: &ToolCall) -> Self {
-        let quoted = serde_json::to_string(&call.arguments)
-            .expect("a string is always JSON");
+        let quoted = serde_json::to_string(&call.arguments).expect("a string is always JSON");
         Self {
             id: Some(call.id.clone()),
             kind: function_kind(),

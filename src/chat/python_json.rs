@@ -305,8 +305,7 @@ fn float_repr(float: f64) -> String {
         return if float > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
     }
     let scientific = format!("{float:e}");
-    let (mantissa, exponent) =
-        scientific.split_once('e').expect("{:e} always writes an exponent");
+    let (mantissa, exponent) = scientific.split_once('e').expect("{:e} always writes an exponent");
     let exponent: i32 = exponent.parse().expect("{:e} writes a decimal exponent");
     if (-4..16).contains(&exponent) {
         return format!("{float:?}");
@@ -355,9 +354,21 @@ mod tests {
 
     #[test]
     fn refuses_what_python_refuses() {
-        for text in
-            ["", "not json", "{", "[1,]", "{\"a\":1,}", "01", "1.", "\"a\nb\"", "'a'", "1 2", "\u{feff}1", "\"\\x\"", "nul"]
-        {
+        for text in [
+            "",
+            "not json",
+            "{",
+            "[1,]",
+            "{\"a\":1,}",
+            "01",
+            "1.",
+            "\"a\nb\"",
+            "'a'",
+            "1 2",
+            "\u{feff}1",
+            "\"\\x\"",
+            "nul",
+        ] {
             check(text, None);
         }
         check(&"[".repeat(100_000), None);

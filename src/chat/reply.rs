@@ -116,7 +116,8 @@ impl<'a> ReplyParser<'a> {
     /// Starts within the reasoning if the request ends with a thought to be continued.
     pub fn continuing(mut self, request: &ChatRequest) -> Self {
         if let Some(Message::Assistant(last)) = request.messages.last() {
-            let open = matches!(last.content.last(), Some(ContentChunk::Thinking { closed: false, .. }));
+            let open =
+                matches!(last.content.last(), Some(ContentChunk::Thinking { closed: false, .. }));
             if last.prefix && open && last.tool_calls.is_empty() {
                 self.state = State::Reasoning;
             }
