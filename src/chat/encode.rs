@@ -107,7 +107,6 @@ impl Writer<'_> {
 
     fn assistant(&mut self, assistant: &AssistantMessage) -> Result<(), EncodeError> {
         match assistant.content.as_slice() {
-            [] if assistant.tool_calls.is_empty() => return Err(EncodeError::EmptyAssistant),
             // The reference strips spaces at the end of an answer, though only if it is all text.
             [ContentChunk::Text(text)] => self.text(text.trim_end_matches(' ')),
             content => self.content(content)?,

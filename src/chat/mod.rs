@@ -5,6 +5,7 @@
 //! `reply` turns generated ids into events and `stop` ends a text at a stop string.
 //! Nothing here knows of a terminal, a server or a forward pass.
 
+mod collect;
 mod encode;
 mod error;
 mod json;
@@ -17,12 +18,15 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use collect::ReplyCollector;
 pub use encode::{Prompt, encode};
 pub use error::EncodeError;
 pub use json::{RequestError, request_from_json, request_to_json};
 pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;
 pub use validate::validate;
+
+use std::time::Duration;
 
 /// Everything the model is told before it answers.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -151,4 +155,19 @@ impl ReasoningEffort {
             .into_iter()
             .find(|effort| effort.name().eq_ignore_ascii_case(name))
     }
+}
+
+/// What one reply took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Of these, tokens whose KV was still there and was not computed again.
+    pub n_reused: usize,
+    /// Tokens the model wrote, the one that ended the reply included.
+    pub n_generated: usize,
+    /// Time from the request to the first token.
+    pub prefill: Duration,
+    /// Time from the first token to the last.
+    pub decode: Duration,
 }

@@ -17,6 +17,7 @@ pub fn validate(request: &ChatRequest) -> Result<(), EncodeError> {
     for (index, message) in messages.iter().enumerate() {
         check_content(message, index, index + 1 == messages.len())?;
     }
+    check_assistants_speak(messages)?;
     for tool in &request.tools {
         check_function_name(&tool.name)?;
         if !python_json::is_object(&tool.parameters) {
@@ -90,6 +91,20 @@ fn check_pairing(messages: &[Message]) -> Result<(), EncodeError> {
         }
     }
     Ok(())
+}
+
+/// Neighbouring assistant messages are one, so one of them may be empty, but not all.
+fn check_assistants_speak(messages: &[Message]) -> Result<(), EncodeError> {
+    let is_silent = |message: &Message| {
+        let Message::Assistant(assistant) = message else { return false };
+        let is_empty = |chunk| matches!(chunk, &ContentChunk::Text(ref text) if text.is_empty());
+        assistant.tool_calls.is_empty() && assistant.content.iter().all(is_empty)
+    };
+    let mut groups = messages.chunk_by(|a, b| a.role() == b.role());
+    match groups.any(|group| group.iter().all(is_silent)) {
+        true => Err(EncodeError::EmptyAssistant),
+        false => Ok(()),
+    }
 }
 
 fn check_content(message: &Message, index: usize, is_last: bool) -> Result<(), EncodeError> {
