@@ -1,1 +1,31 @@
-//! The `model` layer.
+//! What a model is: its facts, its shape, its tensors, and whether a file really holds them.
+//!
+//! [`validate`] is the gate between a file and everything that computes: behind it every number is
+//! in range, every tensor has the expected name, shape and class of type, and the vocabulary is
+//! consistent, so that nothing below needs to look again.
+
+mod builtin;
+mod error;
+mod hparams;
+mod memory;
+mod spec;
+mod vocab;
+
+pub use builtin::builtin;
+pub use error::ModelError;
+pub use hparams::{AttnTemperature, Hparams, Rope, RopeScaling, YarnPolicy};
+pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
+pub use spec::{
+    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors, expected_tensors,
+};
+pub use vocab::check_vocab;
+
+use crate::gguf::{Gguf, Warning};
+
+/// Reads the shape of the model in `gguf` and checks everything that does not need its weights.
+pub fn validate(gguf: &Gguf, yarn: YarnPolicy) -> Result<(Hparams, Vec<Warning>), ModelError> {
+    let (hparams, mut warnings) = Hparams::from_gguf(gguf, yarn)?;
+    warnings.extend(check_tensors(gguf, &hparams)?);
+    warnings.extend(check_vocab(gguf, &hparams)?);
+    Ok((hparams, warnings))
+}

@@ -1,6 +1,7 @@
 //! What can be wrong with a vocabulary. Text itself is never wrong: every string has tokens.
 
 use super::TokenId;
+use crate::gguf::GgufError;
 
 /// Why a vocabulary cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,12 @@ pub enum TokenizerError {
     Base64 { rank: usize },
     #[error("tekken.json: rank {rank} is not the single byte {rank}, as the first 256 must be")]
     FirstRanks { rank: usize },
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("{file} key '{key}': expected {expected}, found {found}")]
+    Key { file: String, key: String, expected: String, found: String },
+    #[error("token {id} has the character {c:?}, which stands for no byte")]
+    NotAByte { id: TokenId, c: char },
     #[error("the vocabulary has no control token {name}")]
     MissingControl { name: &'static str },
     #[error("the vocabulary has no token for the single byte 0x{byte:02x}")]

@@ -9,6 +9,7 @@
 
 mod bpe;
 mod error;
+mod from_gguf;
 mod pretokenizer;
 mod tekken;
 mod unicode;
@@ -18,6 +19,7 @@ mod vocab;
 pub use error::TokenizerError;
 pub use utf8::Utf8Stream;
 
+use crate::gguf::Gguf;
 use bpe::Merger;
 use pretokenizer::Pieces;
 use vocab::{TokenKind, Vocab};
@@ -34,6 +36,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Reads the vocabulary of a GGUF file.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, TokenizerError> {
+        from_gguf::read(gguf)
+    }
+
     /// Reads the bytes of a `tekken.json`.
     pub fn from_tekken(json: &[u8]) -> Result<Self, TokenizerError> {
         tekken::parse(json)

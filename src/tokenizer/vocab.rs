@@ -64,10 +64,12 @@ impl VocabBuilder {
     pub(super) fn build(self) -> Result<Vocab, TokenizerError> {
         let n_slots = (self.ends.len() * 2).next_power_of_two().max(2);
         let mut vocab = Vocab {
-            keys: vec![EMPTY; n_slots],
+            keys: vec![0; n_slots],
+            tags: vec![FREE; n_slots],
             ids: vec![0; n_slots],
             shift: 64 - n_slots.trailing_zeros(),
             byte_ids: [NONE; 256],
+            pair_ids: vec![NONE; 1 << 16],
             longest: 0,
             arena: self.arena,
             ends: self.ends,
@@ -89,8 +91,8 @@ impl VocabBuilder {
 
 /// No token has this id.
 pub(super) const NONE: TokenId = TokenId::MAX;
-/// Key of a free slot: no token is empty, so no key has a zero length.
-const EMPTY: u64 = 0;
+/// Tag of a free slot.
+const FREE: u8 = 0;
 /// The longest token that is its own key.
 const MAX_INLINE: usize = 7;
 /// Set in the keys that are hashes; an inline key has the length, at most 7, in that byte.
@@ -106,7 +108,12 @@ pub(super) struct Vocab {
     ids: Vec<TokenId>,
     /// Slot = upper bits of the scrambled key.
     shift: u32,
+    /// One byte per slot, 0 in a free one, else the lowest bits of the scrambled key. Most
+    /// questions of the merge loop have the answer no, and find it in this small array.
+    tags: Vec<u8>,
     byte_ids: [TokenId; 256],
+    /// Id of each pair of bytes, at `first << 8 | second`.
+    pair_ids: Vec<TokenId>,
     /// Length in bytes of the longest normal token.
     longest: usize,
 }
@@ -138,8 +145,7 @@ impl Vocab {
     /// Id of the token of these two bytes, or `NONE`.
     #[inline]
     pub(super) fn pair_id(&self, first: u8, second: u8) -> TokenId {
-        let key = u64::from(first) | u64::from(second) << 8 | 2 << 56;
-        self.probe(key, |_| true).unwrap_or(NONE)
+        self.pair_ids[usize::from(first) << 8 | usize::from(second)]
     }
 
     #[inline]
@@ -165,14 +171,14 @@ impl Vocab {
 
     #[inline(always)]
     fn probe(&self, key: u64, is_it: impl Fn(TokenId) -> bool) -> Option<TokenId> {
-        let mask = self.keys.len() - 1;
-        let mut slot = self.slot(key);
+        let mask = self.tags.len() - 1;
+        let (mut slot, tag) = self.slot_and_tag(key);
         loop {
-            let found = self.keys[slot & mask];
-            if found == key && is_it(self.ids[slot & mask]) {
+            let found = self.tags[slot & mask];
+            if found == tag && self.keys[slot & mask] == key && is_it(self.ids[slot & mask]) {
                 return Some(self.ids[slot & mask]);
             }
-            if found == EMPTY {
+            if found == FREE {
                 return None;
             }
             slot += 1;
@@ -180,9 +186,11 @@ impl Vocab {
     }
 
     #[inline(always)]
-    fn slot(&self, key: u64) -> usize {
-        let upper = scramble(key) >> self.shift;
-        usize::try_from(upper).expect("a slot number has at most 26 bits")
+    fn slot_and_tag(&self, key: u64) -> (usize, u8) {
+        let hash = scramble(key);
+        let slot = usize::try_from(hash >> self.shift).expect("a slot number has at most 26 bits");
+        let [tag, ..] = hash.to_le_bytes();
+        (slot, tag | 1)
     }
 
     fn insert(&mut self, id: TokenId) -> Result<(), TokenizerError> {
@@ -196,10 +204,14 @@ impl Vocab {
         }
         let key = if len <= MAX_INLINE { inline_key(bytes, 0, len) } else { hashed_key(bytes) };
         let mask = self.keys.len() - 1;
-        let mut slot = self.slot(key);
-        while self.keys[slot & mask] != EMPTY {
+        if let &[first, second] = bytes {
+            self.pair_ids[usize::from(first) << 8 | usize::from(second)] = id;
+        }
+        let (mut slot, tag) = self.slot_and_tag(key);
+        while self.tags[slot & mask] != FREE {
             slot += 1;
         }
+        self.tags[slot & mask] = tag;
         self.keys[slot & mask] = key;
         self.ids[slot & mask] = id;
         self.longest = self.longest.max(len);

@@ -1,0 +1,127 @@
+//! Whether a file's vocabulary holds together: lengths, ids, types, duplicates.
+//!
+//! What the tokens mean, and the merges, are read by `tokenizer`; this check costs milliseconds and
+//! runs also where no tokenizer is built, as in `gust inspect`.
+
+use std::collections::HashMap;
+
+use super::error::{ModelError, quoted};
+use super::hparams::Hparams;
+use crate::gguf::{Array, Gguf, GgufError, Metadata, Strings, Value, Warning};
+
+/// Values of `tokenizer.ggml.model` that can be read: byte-level BPE goes by this name.
+const MODELS: &[&str] = &["gpt2"];
+/// Values of `tokenizer.ggml.pre` that mean tekken's pre-tokenizer; `pixtral` is an old misnomer.
+const PRES: &[&str] = &["tekken", "pixtral"];
+/// Values of `tokenizer.ggml.token_type`: 1 normal to 6 byte.
+const TOKEN_TYPES: std::ops::RangeInclusive<i128> = 1..=6;
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const SCORES: &str = "tokenizer.ggml.scores";
+const TYPES: &str = "tokenizer.ggml.token_type";
+
+/// Keys that hold a token id.
+const IDS: &[&str] = &[
+    "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.eot_token_id",
+    "tokenizer.ggml.eom_token_id",
+    "tokenizer.ggml.unknown_token_id",
+    "tokenizer.ggml.padding_token_id",
+    "tokenizer.ggml.seperator_token_id",
+    "tokenizer.ggml.cls_token_id",
+    "tokenizer.ggml.mask_token_id",
+    "tokenizer.ggml.fim_pre_token_id",
+    "tokenizer.ggml.fim_suf_token_id",
+    "tokenizer.ggml.fim_mid_token_id",
+    "tokenizer.ggml.fim_pad_token_id",
+    "tokenizer.ggml.fim_rep_token_id",
+    "tokenizer.ggml.fim_sep_token_id",
+];
+
+/// Checks the vocabulary of `gguf` against itself and the embedding; reports all faults together.
+pub fn check_vocab(gguf: &Gguf, hparams: &Hparams) -> Result<Vec<Warning>, ModelError> {
+    let metadata = gguf.metadata();
+    let mut faults = Vec::new();
+    check_kind(metadata, "tokenizer.ggml.model", MODELS, &mut faults)?;
+    check_kind(metadata, "tokenizer.ggml.pre", PRES, &mut faults)?;
+    check_counts(metadata, hparams, &mut faults)?;
+    if let Some(tokens) = metadata.strings(TOKENS)? {
+        check_tokens(tokens, &mut faults);
+    }
+    check_scores_and_types(metadata, &mut faults)?;
+    for key in IDS {
+        if let Some(id) = metadata.u32(key)?
+            && id >= hparams.n_vocab
+        {
+            let n_vocab = hparams.n_vocab;
+            faults.push(format!("key '{key}': id {id} in a vocabulary of {n_vocab} tokens"));
+        }
+    }
+    if faults.is_empty() {
+        return Ok(Vec::new());
+    }
+    Err(ModelError::Vocab { label: gguf.label().clone(), faults })
+}
+
+fn check_kind(
+    metadata: &Metadata,
+    key: &str,
+    known: &[&str],
+    faults: &mut Vec<String>,
+) -> Result<(), GgufError> {
+    let expected = known.join(" or ");
+    match metadata.str(key)? {
+        Some(found) if known.contains(&found) => {}
+        Some(found) => {
+            let found = quoted(found);
+            faults.push(format!("key '{key}': unsupported; expected {expected}, found {found}"));
+        }
+        None => faults.push(format!("key '{key}': missing; expected {expected}")),
+    }
+    Ok(())
+}
+
+/// Tokens, scores, types and embedding rows, side by side if they differ.
+fn check_counts(
+    metadata: &Metadata,
+    hparams: &Hparams,
+    faults: &mut Vec<String>,
+) -> Result<(), GgufError> {
+    let mut counts = vec![("embedding rows", hparams.n_vocab as usize)];
+    for (what, key) in [("tokens", TOKENS), ("scores", SCORES), ("types", TYPES)] {
+        if let Some(array) = metadata.array(key)? {
+            counts.push((what, array.len()));
+        }
+    }
+    if counts.iter().any(|(_, n)| *n != counts[0].1) {
+        let counts: Vec<_> = counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
+        faults.push(format!("counts differ: {}", counts.join(", ")));
+    }
+    Ok(())
+}
+
+fn check_tokens(tokens: &Strings, faults: &mut Vec<String>) {
+    let mut ids: HashMap<&str, usize> = HashMap::with_capacity(tokens.len());
+    for (id, token) in tokens.iter().enumerate() {
+        if token.is_empty() {
+            faults.push(format!("token {id} is empty"));
+        } else if let Some(first) = ids.insert(token, id) {
+            faults.push(format!("tokens {first} and {id} are both {}", quoted(token)));
+        }
+    }
+}
+
+fn check_scores_and_types(metadata: &Metadata, faults: &mut Vec<String>) -> Result<(), GgufError> {
+    if let Some(Value::Array(Array::F32(scores))) = metadata.get(SCORES)
+        && let Some(id) = scores.iter().position(|score| !score.is_finite())
+    {
+        faults.push(format!("score of token {id} is {}; expected a finite number", scores[id]));
+    }
+    let types = metadata.array(TYPES)?.and_then(Array::integers).unwrap_or_default();
+    if let Some(id) = types.iter().position(|ty| !TOKEN_TYPES.contains(ty)) {
+        let (first, last) = (TOKEN_TYPES.start(), TOKEN_TYPES.end());
+        faults.push(format!("type of token {id} is {}; expected {first} to {last}", types[id]));
+    }
+    Ok(())
+}
