@@ -21,5 +21,6 @@ pub mod engine;
 pub mod ggml;
 pub mod gguf;
 pub mod model;
+pub mod perplexity;
 pub mod term;
 pub mod tokenizer;

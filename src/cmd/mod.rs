@@ -7,6 +7,7 @@ pub mod inspect;
 mod open;
 pub mod perplexity;
 pub mod run;
+mod text;
 pub mod tokenize;
 
 use crate::cli::Command;

@@ -10,17 +10,6 @@ use super::{Engine, Error, N_BATCH, Session};
 const MASK_OPEN: u16 = 0;
 const MASK_SHUT: u16 = 0xfc00;
 
-/// Which of a row's tokens want logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogitsWanted {
-    /// None: the row only fills the cache.
-    None,
-    /// The last token's.
-    Last,
-    /// Every token's.
-    All,
-}
-
 /// New tokens of one session.
 #[derive(Debug)]
 pub struct BatchRow<'a> {
@@ -28,18 +17,8 @@ pub struct BatchRow<'a> {
     pub session: &'a mut Session,
     /// At least one; all rows together at most [`N_BATCH`].
     pub tokens: &'a [TokenId],
-    /// Which logits to hand out.
-    pub logits: LogitsWanted,
-}
-
-impl BatchRow<'_> {
-    fn n_outputs(&self) -> usize {
-        match self.logits {
-            LogitsWanted::None => 0,
-            LogitsWanted::Last => 1,
-            LogitsWanted::All => self.tokens.len(),
-        }
-    }
+    /// How many of the last tokens want logits: 0 only fills the cache.
+    pub n_logits: usize,
 }
 
 /// What forward passes need and only one of them can have at a time.
@@ -93,7 +72,9 @@ impl Engine {
     fn check(&self, rows: &[BatchRow<'_>]) -> Result<(), Error> {
         let n_tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
         assert!((1..=N_BATCH).contains(&n_tokens), "a batch has 1 to {N_BATCH} tokens");
-        assert!(rows.iter().all(|row| !row.tokens.is_empty()), "a row has tokens");
+        for row in rows {
+            assert!(!row.tokens.is_empty() && row.n_logits <= row.tokens.len(), "{row:?}");
+        }
         let n_vocab = self.hparams.n_vocab as usize;
         match rows.iter().flat_map(|row| row.tokens).find(|&&id| id as usize >= n_vocab) {
             Some(&id) => Err(Error::TokenId { id, n_vocab }),
@@ -136,7 +117,7 @@ impl Engine {
         let shape = TextShape {
             n_tokens: rows.iter().map(|row| row.tokens.len()).sum(),
             n_kv: kv.view_for(last_cell.map_or(0, |&cell| cell as usize)),
-            n_outputs: rows.iter().map(BatchRow::n_outputs).sum(),
+            n_outputs: rows.iter().map(|row| row.n_logits).sum(),
         };
         kv.zero_below(shape.n_kv);
         if graph.as_ref().is_none_or(|graph| graph.shape != shape) {
@@ -177,7 +158,7 @@ impl Engine {
         for row in rows {
             let timeline = row.session.cells.as_slice();
             let n_past = row.session.tokens.len();
-            let first_output = row.tokens.len() - row.n_outputs();
+            let first_output = row.tokens.len() - row.n_logits;
             for (i, &token) in row.tokens.iter().enumerate() {
                 let position = n_past + i;
                 let line = &mut mask[tokens.len() * shape.n_kv..][..shape.n_kv];

@@ -16,7 +16,7 @@ mod session;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-pub use forward::{BatchRow, LogitsWanted};
+pub use forward::BatchRow;
 pub use generate::{End, Generation};
 pub use machine::{default_n_threads, memory_available};
 pub use sampler::{Sampler, SamplingParams};

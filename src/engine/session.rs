@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::Cells;
 use crate::tokenizer::TokenId;
 
-use super::{BatchRow, Engine, Error, LogitsWanted, N_BATCH};
+use super::{BatchRow, Engine, Error, N_BATCH};
 
 /// A timeline: tokens whose K and V lie in the engine's cache.
 ///
@@ -82,10 +82,9 @@ impl Session {
             if progress(self.tokens.len(), prompt.len()).is_break() {
                 return Err(Error::Cancelled);
             }
-            let wanted =
-                if chunks.peek().is_none() { LogitsWanted::Last } else { LogitsWanted::None };
+            let n_logits = usize::from(chunks.peek().is_none());
             logits.clear();
-            let row = BatchRow { session: self, tokens: chunk, logits: wanted };
+            let row = BatchRow { session: self, tokens: chunk, n_logits };
             engine.forward(&mut [row], logits)?;
         }
         let _ = progress(prompt.len(), prompt.len());
@@ -96,7 +95,7 @@ impl Session {
     pub fn step(&mut self, token: TokenId, logits: &mut Vec<f32>) -> Result<(), Error> {
         logits.clear();
         let engine = self.engine.clone();
-        let row = BatchRow { session: self, tokens: &[token], logits: LogitsWanted::Last };
+        let row = BatchRow { session: self, tokens: &[token], n_logits: 1 };
         engine.forward(&mut [row], logits)
     }
 }
