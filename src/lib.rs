@@ -17,6 +17,7 @@
 pub mod chat;
 pub mod cli;
 pub mod cmd;
+pub mod engine;
 pub mod gguf;
 pub mod model;
 pub mod term;

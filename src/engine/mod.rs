@@ -1,0 +1,5 @@
+//! The engine.
+
+pub mod sampler;
+
+pub use sampler::{Sampler, SamplingError, SamplingParams};
