@@ -2,13 +2,13 @@
 //!
 //! One pass takes the maximum of each block of 64 logits. From them follows a floor below which
 //! nothing survives: of `top_k`, the k-th highest maximum, since k blocks have a logit at least
-//! that high; of `top_p`, the weight that the whole vocabulary could have without reaching 1 - p
-//! together. Only blocks that reach above the floor are looked at again.
+//! that high; of `top_p`, any above which the logits reach p together. Only blocks that reach
+//! above the floor are looked at again.
 
 use std::cmp::Ordering;
 
 use super::SamplingParams;
-use super::exp::exp;
+use super::exp::exp2;
 use crate::tokenizer::TokenId;
 
 /// Logits per block.
@@ -48,76 +48,102 @@ pub(super) struct Selector {
 
 /// The first of the highest logits.
 pub(super) fn argmax(logits: &[f32]) -> TokenId {
-    let max = logits.chunks(BLOCK).map(block_max).fold(f32::NEG_INFINITY, f32::max);
-    let at = logits.iter().position(|&logit| logit == max).unwrap_or(0);
-    token_id(at)
+    let (mut max, mut start) = (f32::NEG_INFINITY, 0);
+    for (number, block) in logits.chunks(BLOCK).enumerate() {
+        let highest = block_max(block);
+        if highest > max {
+            (max, start) = (highest, number * BLOCK);
+        }
+    }
+    let block = logits.iter().skip(start).take(BLOCK);
+    token_id(start + block.enumerate().find(|(_, l)| **l == max).map_or(0, |(at, _)| at))
+}
+
+/// Turns logits into weights relative to the likeliest token's.
+#[derive(Debug, Clone, Copy)]
+struct Scale {
+    max: f32,
+    /// Logits to powers of two.
+    factor: f32,
+}
+
+impl Scale {
+    #[inline(always)]
+    fn weight(self, logit: f32) -> f32 {
+        exp2((logit - self.max) * self.factor)
+    }
+
+    /// A logit below which every weight is less than `weight`.
+    fn floor(self, weight: f64) -> f32 {
+        self.max + (weight.log2() as f32 - ROUNDING) / self.factor
+    }
 }
 
 impl Selector {
     /// The tokens that `params` leave, in the order of their ids.
     pub(super) fn survivors(&mut self, logits: &[f32], params: &SamplingParams) -> &[Candidate] {
-        let max = self.find_maxima(logits);
-        let temperature = params.temperature;
+        let Some(scale) = self.find_maxima(logits, params.temperature) else {
+            let id = argmax(logits);
+            self.candidates.clear();
+            self.candidates.push(Candidate { id, logit: 0.0, weight: 1.0 });
+            return &self.candidates;
+        };
         let top_k = params.top_k as usize;
-        let mut floor = f32::NEG_INFINITY;
-        if params.min_p > 0.0 {
-            floor = max + temperature * (params.min_p.ln() - ROUNDING);
+        if top_k == 0 && params.min_p == 0.0 {
+            let total = self.sum_blocks(logits, scale);
+            self.gather_top_p(logits, scale, f64::from(params.top_p) * total);
+            return &self.candidates;
         }
+        let mut floor = scale.floor(f64::from(params.min_p));
         if top_k > 0 {
             floor = floor.max(self.kth_maximum(top_k));
         }
-        let mut total = None;
-        if top_k == 0 && params.min_p == 0.0 {
-            let sum = self.sum_blocks(logits, max, temperature);
-            let least = (1.0 - f64::from(params.top_p)) * sum / logits.len() as f64;
-            floor = floor.max(max + temperature * (least.ln() as f32 - ROUNDING));
-            total = Some(sum);
-        }
-        self.gather(logits, floor.min(max), max, temperature);
+        self.gather(logits, scale, floor);
         if top_k > 0 && top_k < self.candidates.len() {
             self.keep_top_k(top_k);
         }
-        if params.min_p > 0.0 {
-            self.candidates.retain(|c| c.weight >= params.min_p);
-        }
+        self.candidates.retain(|c| c.weight >= params.min_p);
         if params.top_p < 1.0 {
-            self.keep_top_p(params.top_p, total);
+            let target = f64::from(params.top_p) * sum(&self.candidates);
+            self.keep_top_p(target);
         }
         &self.candidates
     }
 
     /// Draws from the whole vocabulary.
     pub(super) fn pick_of_all(&mut self, logits: &[f32], temperature: f32, draw: f64) -> TokenId {
-        let max = self.find_maxima(logits);
-        let total = self.sum_blocks(logits, max, temperature);
-        let mut left = draw * total;
-        let mut chosen = None;
-        for (block, &sum) in self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
-            chosen = Some(block);
+        let Some(scale) = self.find_maxima(logits, temperature) else { return argmax(logits) };
+        let mut left = draw * self.sum_blocks(logits, scale);
+        let mut block = 0;
+        for (number, &sum) in self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+            block = number;
             if left < sum {
                 break;
             }
             left -= sum;
         }
-        let start = chosen.unwrap_or(0) * BLOCK;
-        let mut id = start;
-        for (at, &logit) in logits.iter().enumerate().skip(start).take(BLOCK) {
-            let weight = weight(logit, max, temperature);
+        let mut id = 0;
+        for (at, &logit) in logits.iter().enumerate().skip(block * BLOCK).take(BLOCK) {
+            let weight = scale.weight(logit);
             if weight > 0.0 {
                 id = at;
                 left -= f64::from(weight);
-            }
-            if left < 0.0 {
-                break;
+                if left < 0.0 {
+                    break;
+                }
             }
         }
         token_id(id)
     }
 
-    fn find_maxima(&mut self, logits: &[f32]) -> f32 {
+    /// `None` if the highest logit is infinite: then there is nothing to weigh.
+    fn find_maxima(&mut self, logits: &[f32], temperature: f32) -> Option<Scale> {
         self.maxima.clear();
         self.maxima.extend(logits.chunks(BLOCK).map(block_max));
-        block_max(&self.maxima)
+        let max = block_max(&self.maxima);
+        // Finite, so that the highest logit weighs 1 at any temperature.
+        let factor = (std::f32::consts::LOG2_E / temperature).min(f32::MAX);
+        max.is_finite().then_some(Scale { max, factor })
     }
 
     /// The k-th highest maximum of a block: no higher than the k-th highest logit.
@@ -130,13 +156,13 @@ impl Selector {
     }
 
     /// Weight of each block and of all.
-    fn sum_blocks(&mut self, logits: &[f32], max: f32, temperature: f32) -> f64 {
+    fn sum_blocks(&mut self, logits: &[f32], scale: Scale) -> f64 {
         self.sums.clear();
-        self.sums.extend(logits.chunks(BLOCK).map(|block| block_sum(block, max, temperature)));
+        self.sums.extend(logits.chunks(BLOCK).map(|block| block_sum(block, scale)));
         self.sums.iter().sum()
     }
 
-    fn gather(&mut self, logits: &[f32], floor: f32, max: f32, temperature: f32) {
+    fn gather(&mut self, logits: &[f32], scale: Scale, floor: f32) {
         self.candidates.clear();
         for (number, block) in logits.chunks(BLOCK).enumerate() {
             if self.maxima[number] < floor {
@@ -145,11 +171,23 @@ impl Selector {
             for (at, &logit) in block.iter().enumerate() {
                 if logit >= floor {
                     let id = token_id(number * BLOCK + at);
-                    let weight = weight(logit, max, temperature);
-                    self.candidates.push(Candidate { id, logit, weight });
+                    self.candidates.push(Candidate { id, logit, weight: scale.weight(logit) });
                 }
             }
         }
+    }
+
+    /// The likeliest tokens that reach the target together, of the whole vocabulary: those above
+    /// some floor, if they reach it, else those above a lower one.
+    fn gather_top_p(&mut self, logits: &[f32], scale: Scale, target: f64) {
+        for floor in [1e-2, 1e-4] {
+            self.gather(logits, scale, scale.floor(floor));
+            if sum(&self.candidates) >= target {
+                return self.keep_top_p(target);
+            }
+        }
+        self.gather(logits, scale, f32::NEG_INFINITY);
+        self.keep_top_p(target);
     }
 
     fn keep_top_k(&mut self, k: usize) {
@@ -158,10 +196,8 @@ impl Selector {
         self.candidates.retain(|c| by_rank(c, &last).is_le());
     }
 
-    /// Keeps a token if those likelier than it do not reach `top_p` of the total.
-    fn keep_top_p(&mut self, top_p: f32, total: Option<f64>) {
-        let total = total.unwrap_or_else(|| sum(&self.candidates));
-        let target = f64::from(top_p) * total;
+    /// Keeps a token if those likelier than it do not reach the target.
+    fn keep_top_p(&mut self, target: f64) {
         self.ranked.clone_from(&self.candidates);
         let mut range = self.ranked.as_mut_slice();
         let mut reached = 0.0;
@@ -194,12 +230,6 @@ fn sum(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|c| f64::from(c.weight)).sum()
 }
 
-/// The first alternative also serves where both are infinite.
-#[inline(always)]
-fn weight(logit: f32, max: f32, temperature: f32) -> f32 {
-    if logit == max { 1.0 } else { exp((logit - max) / temperature) }
-}
-
 fn block_max(block: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let mut chunks = block.chunks_exact(LANES);
@@ -213,15 +243,15 @@ fn block_max(block: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
-fn block_sum(block: &[f32], max: f32, temperature: f32) -> f64 {
+fn block_sum(block: &[f32], scale: Scale) -> f64 {
     let mut lanes = [0.0f32; LANES];
     let mut chunks = block.chunks_exact(LANES);
     for chunk in &mut chunks {
         for (lane, &logit) in lanes.iter_mut().zip(chunk) {
-            *lane += weight(logit, max, temperature);
+            *lane += scale.weight(logit);
         }
     }
-    let rest: f32 = chunks.remainder().iter().map(|&x| weight(x, max, temperature)).sum();
+    let rest: f32 = chunks.remainder().iter().map(|&logit| scale.weight(logit)).sum();
     f64::from(lanes.iter().sum::<f32>() + rest)
 }
 
