@@ -6,8 +6,14 @@ pub(super) fn exp2(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     /// `ln(2)^n / n!` from n = 6 down to 1.
-    const TERMS: [f32; 6] =
-        [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, 0.693_147_2];
+    const TERMS: [f32; 6] = [
+        1.540_353e-4,
+        1.333_355_8e-3,
+        9.618_129e-3,
+        5.550_411e-2,
+        0.240_226_5,
+        std::f32::consts::LN_2,
+    ];
     let clamped = if x > -126.0 { x } else { -126.0 };
     let rounded = clamped + ROUND;
     let fraction = clamped - (rounded - ROUND);
