@@ -4,8 +4,10 @@ pub mod bench;
 pub mod chat;
 pub mod detokenize;
 pub mod inspect;
+mod open;
 pub mod perplexity;
 pub mod run;
+mod text;
 pub mod tokenize;
 
 use crate::cli::Command;

@@ -1,0 +1,125 @@
+//! Ctrl-C and SIGTERM while the program works.
+//!
+//! A thread takes the signals. While an answer is being made, the first Ctrl-C raises a flag that
+//! the maker polls, and a second within a second ends the program. At any other time Ctrl-C ends
+//! it at once. The line editor takes the terminal's Ctrl-C itself, as a key.
+
+use std::io::{self, Write};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
+
+/// Two Ctrl-C within this time end the program.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
+/// The state that the signal thread and the working thread share.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt {
+    raised: Arc<AtomicBool>,
+    /// When the flag was raised; `None` outside an answer.
+    armed: Arc<Mutex<Option<Armed>>>,
+}
+
+#[derive(Debug, Default)]
+struct Armed {
+    last: Option<Instant>,
+}
+
+impl Interrupt {
+    /// A flag that no signal raises.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A flag that Ctrl-C raises. SIGTERM, too, leaves the terminal in order from now on.
+    pub fn install() -> io::Result<Self> {
+        let interrupt = Self::new();
+        let shared = interrupt.clone();
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                match signal {
+                    SIGINT if shared.take_signal() => {}
+                    SIGINT => low_level::exit(128 + SIGINT),
+                    _ => {
+                        restore_terminal();
+                        low_level::exit(128 + signal);
+                    }
+                }
+            }
+        })?;
+        Ok(interrupt)
+    }
+
+    /// Whether the answer that is being made should end.
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Relaxed)
+    }
+
+    /// The flag itself, for code that polls it.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.raised)
+    }
+
+    /// Runs `work` with Ctrl-C as a flag, lowered at the start.
+    pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.raised.store(false, Ordering::Relaxed);
+        self.set_armed(Some(Armed::default()));
+        let result = work();
+        self.set_armed(None);
+        result
+    }
+
+    fn set_armed(&self, armed: Option<Armed>) {
+        *self.armed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = armed;
+    }
+
+    /// Raises the flag; `false` if the program is to end instead.
+    fn take_signal(&self) -> bool {
+        let mut armed = self.armed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(armed) = armed.as_mut() else { return false };
+        let now = Instant::now();
+        if armed.last.is_some_and(|last| now - last < IMPATIENCE) {
+            return false;
+        }
+        armed.last = Some(now);
+        self.raised.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+/// The line editor has the terminal in raw mode with bracketed paste while it waits for a key. It
+/// cannot be asked from here to undo that; `stty` can, without a line of unsafe code.
+fn restore_terminal() {
+    let stdout = io::stdout();
+    if io::IsTerminal::is_terminal(&io::stdin()) {
+        let _ = Command::new("stty").arg("sane").status();
+        if io::IsTerminal::is_terminal(&stdout) {
+            let _ = stdout.lock().write_all(b"\x1b[?2004l\r\n");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_signal_stops_an_answer_and_the_second_the_program() {
+        let interrupt = Interrupt::new();
+        assert!(!interrupt.take_signal(), "nothing is being made");
+        interrupt.during(|| {
+            assert!(!interrupt.is_raised());
+            assert!(interrupt.take_signal());
+            assert!(interrupt.is_raised());
+            assert!(!interrupt.take_signal());
+        });
+        interrupt.during(|| assert!(!interrupt.is_raised(), "each answer starts anew"));
+    }
+}
