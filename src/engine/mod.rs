@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use forward::BatchRow;
 pub use generate::{End, Generation};
 pub use machine::{default_n_threads, memory_available};
-pub use sampler::{Sampler, SamplingParams};
+pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};
 
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
