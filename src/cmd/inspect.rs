@@ -1,12 +1,180 @@
-//! `gust inspect`.
+//! `gust inspect`: what a GGUF file holds, whether it can run, and what memory it takes.
+//!
+//! Any valid GGUF file is shown; a file of a known architecture is also checked as a model. What is
+//! wrong with it is reported after everything that could be shown, and fails the command.
 
+mod json;
+mod text;
+
+use std::path::PathBuf;
+
+use crate::gguf::{Gguf, TensorInfo, TensorType, Warning};
+use crate::model::{self, Architecture, Hparams, ModelError, Projector, YarnPolicy};
 use crate::term::Printer;
 
 /// Flags of `gust inspect`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// GGUF file, any part of a split file; without it, the built-in tiny model
+    #[arg(value_name = "FILE", conflicts_with = "model")]
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(short, long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Vision projector file: checked, and whether it belongs to the model
+    #[arg(long, value_name = "FILE")]
+    mmproj: Option<PathBuf>,
+    /// Context length for the memory table [default: as trained]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx: Option<u32>,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Read all weights and look for numbers that are not finite
+    #[arg(long)]
+    check_tensors: bool,
+    /// Print JSON for machines
+    #[arg(long)]
+    json: bool,
+    /// Keep a wrong YaRN magnitude as the file has it
+    #[arg(long)]
+    yarn_as_is: bool,
+}
 
 /// Runs `gust inspect`.
-pub fn run(_args: Args, _printer: &Printer) -> anyhow::Result<()> {
-    anyhow::bail!("gust inspect is being built")
+pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    let gguf = match args.file.as_ref().or(args.model.as_ref()) {
+        Some(path) => Gguf::open(path)?,
+        None => model::builtin(),
+    };
+    let mut report = Report::new(&gguf, &args);
+    if report.error.is_none() {
+        report.error = deep_checks(&report, &args, printer).err();
+    }
+    if args.json {
+        printer.out_line(serde_json::to_string_pretty(&json::render(&report, &args))?)?;
+    } else {
+        printer.out(text::render(&report, &args, printer))?;
+        for warning in &report.warnings {
+            printer.warn(warning.to_string());
+        }
+    }
+    match report.error {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+/// The checks that were asked for: of the weights, and of the projector.
+fn deep_checks(report: &Report<'_>, args: &Args, printer: &Printer) -> Result<(), ModelError> {
+    let gguf = report.gguf;
+    if args.check_tensors {
+        let progress = printer.progress(model::weight_bytes(gguf), "checking");
+        let checked = gguf.check_payload(|n_bytes| progress.inc(n_bytes));
+        progress.finish_and_clear();
+        checked?;
+    }
+    if let Some(path) = &args.mmproj {
+        let gguf = Gguf::open(path)?;
+        let projector = Projector::from_gguf(&gguf)?;
+        if let Some(hparams) = &report.hparams {
+            projector.check_fits(&gguf, hparams)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is known of a file, for both renderings.
+struct Report<'a> {
+    gguf: &'a Gguf,
+    hparams: Option<Hparams>,
+    projector: Option<Projector>,
+    /// Context length of the memory table; 0 without hyper-parameters.
+    n_ctx: u32,
+    warnings: Vec<Warning>,
+    error: Option<ModelError>,
+}
+
+/// KV types of the memory table.
+const KV_TYPES: [TensorType; 3] = [TensorType::F16, TensorType::Q8_0, TensorType::Q4_0];
+
+impl<'a> Report<'a> {
+    fn new(gguf: &'a Gguf, args: &Args) -> Self {
+        let yarn = if args.yarn_as_is { YarnPolicy::AsIs } else { YarnPolicy::Correct };
+        let mut report = Self {
+            gguf,
+            hparams: None,
+            projector: None,
+            n_ctx: 0,
+            warnings: gguf.warnings().to_vec(),
+            error: None,
+        };
+        if Projector::is_in(gguf) {
+            match Projector::from_gguf(gguf) {
+                Ok(projector) => report.projector = Some(projector),
+                Err(error) => report.error = Some(error),
+            }
+        } else if let Err(error) = Architecture::of(gguf) {
+            report.warnings.push(Warning(error.to_string()));
+        } else {
+            match Hparams::from_gguf(gguf, yarn) {
+                Ok((hparams, warnings)) => {
+                    report.warnings = warnings;
+                    report.add_model(hparams, args.ctx);
+                }
+                Err(error) => report.error = Some(error),
+            }
+        }
+        report
+    }
+
+    fn add_model(&mut self, hparams: Hparams, ctx: Option<u32>) {
+        let (gguf, n_ctx_train) = (self.gguf, hparams.n_ctx_train);
+        self.n_ctx = ctx.unwrap_or(n_ctx_train);
+        if self.n_ctx > n_ctx_train {
+            let text = format!("--ctx {} is beyond the trained {n_ctx_train}", self.n_ctx);
+            self.warnings.push(Warning(text));
+        }
+        let checked = model::check_tensors(gguf, &hparams)
+            .and_then(|tensors| Ok((tensors, model::check_vocab(gguf, &hparams)?)));
+        match checked {
+            Ok((tensors, vocab)) => self.warnings.extend(tensors.into_iter().chain(vocab)),
+            Err(error) => self.error = Some(error),
+        }
+        self.hparams = Some(hparams);
+    }
+}
+
+/// Sums over tensors of one type, or of all.
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    n_tensors: u64,
+    n_elements: u64,
+    n_bytes: u64,
+}
+
+impl Totals {
+    fn of<'t>(tensors: impl Iterator<Item = &'t TensorInfo>) -> Self {
+        tensors.fold(Self::default(), |totals, tensor| Self {
+            n_tensors: totals.n_tensors + 1,
+            n_elements: totals.n_elements.saturating_add(tensor.n_elements()),
+            n_bytes: totals.n_bytes.saturating_add(tensor.n_bytes),
+        })
+    }
+
+    fn bits_per_weight(self) -> f64 {
+        match self.n_elements {
+            0 => 0.0,
+            n => self.n_bytes as f64 * 8.0 / n as f64,
+        }
+    }
+
+    /// Per type, the largest first.
+    fn by_type(gguf: &Gguf) -> Vec<(TensorType, Self)> {
+        let of = |ty| Self::of(gguf.tensors().iter().filter(move |tensor| tensor.ty == ty));
+        let mut types: Vec<_> = TensorType::ALL.iter().map(|&ty| (ty, of(ty))).collect();
+        types.retain(|(_, totals)| totals.n_tensors > 0);
+        types.sort_by_key(|(_, totals)| std::cmp::Reverse(totals.n_bytes));
+        types
+    }
 }

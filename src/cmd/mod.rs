@@ -3,8 +3,10 @@
 pub mod bench;
 pub mod chat;
 pub mod detokenize;
+pub mod generator;
 pub mod inspect;
 pub mod perplexity;
+mod prompt;
 pub mod run;
 pub mod tokenize;
 

@@ -10,6 +10,7 @@ mod file;
 mod keys;
 mod metadata;
 mod mmap;
+mod payload;
 mod read;
 mod split;
 mod tensors;

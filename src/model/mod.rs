@@ -8,6 +8,7 @@ mod builtin;
 mod error;
 mod hparams;
 mod memory;
+mod projector;
 mod spec;
 mod vocab;
 
@@ -15,6 +16,7 @@ pub use builtin::builtin;
 pub use error::ModelError;
 pub use hparams::{AttnTemperature, Hparams, Rope, RopeScaling, YarnPolicy};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
+pub use projector::Projector;
 pub use spec::{
     Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors, expected_tensors,
 };

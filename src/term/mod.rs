@@ -14,6 +14,7 @@ mod meter;
 mod printer;
 mod repl;
 mod reply;
+pub mod units;
 
 pub use conversation::Conversation;
 pub use editor::{Input, LineEditor};
