@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,13 +22,23 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     raised: Arc<AtomicBool>,
-    /// When the flag was raised; `None` outside an answer.
-    armed: Arc<Mutex<Option<Armed>>>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
-struct Armed {
+struct State {
+    /// An answer is being made.
+    is_armed: bool,
+    /// When the last Ctrl-C came.
     last: Option<Instant>,
+}
+
+impl State {
+    /// Notes a Ctrl-C; whether it is the second within a second.
+    fn is_second(&mut self) -> bool {
+        let now = Instant::now();
+        self.last.replace(now).is_some_and(|last| now - last < IMPATIENCE)
+    }
 }
 
 impl Interrupt {
@@ -70,25 +80,30 @@ impl Interrupt {
     /// Runs `work` with Ctrl-C as a flag, lowered at the start.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.raised.store(false, Ordering::Relaxed);
-        self.set_armed(Some(Armed::default()));
+        *self.state() = State { is_armed: true, last: None };
         let result = work();
-        self.set_armed(None);
+        self.state().is_armed = false;
         result
     }
 
-    fn set_armed(&self, armed: Option<Armed>) {
-        *self.armed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = armed;
+    /// Ends the program if an answer was stopped less than a second ago: for the line editor, which
+    /// gets the Ctrl-C that follows as a key.
+    pub fn second_ends(&self) {
+        if self.state().is_second() {
+            low_level::exit(128 + SIGINT);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Raises the flag; `false` if the program is to end instead.
     fn take_signal(&self) -> bool {
-        let mut armed = self.armed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Some(armed) = armed.as_mut() else { return false };
-        let now = Instant::now();
-        if armed.last.is_some_and(|last| now - last < IMPATIENCE) {
+        let mut state = self.state();
+        if !state.is_armed || state.is_second() {
             return false;
         }
-        armed.last = Some(now);
         self.raised.store(true, Ordering::Relaxed);
         true
     }

@@ -113,7 +113,10 @@ where
         loop {
             match read()? {
                 Input::End => return Ok(()),
-                Input::Interrupt => self.screen.note("Ctrl-D or /quit leaves"),
+                Input::Interrupt => {
+                    self.interrupt.second_ends();
+                    self.screen.note("Ctrl-D or /quit leaves");
+                }
                 Input::Line(line) => {
                     if self.take(&line)?.is_break() {
                         return Ok(());
