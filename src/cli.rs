@@ -50,12 +50,12 @@ pub struct ModelArgs {
     /// CPU threads [default: the machine's physical cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
-    /// Type of the K cache
-    #[arg(long, value_enum, ignore_case = true, default_value = "f16", value_name = "TYPE")]
-    pub cache_type_k: CacheType,
-    /// Type of the V cache
-    #[arg(long, value_enum, ignore_case = true, default_value = "f16", value_name = "TYPE")]
-    pub cache_type_v: CacheType,
+    /// Type of the K cache [default: f16; f32 for a file of F32 weights]
+    #[arg(long, value_enum, ignore_case = true, value_name = "TYPE")]
+    pub cache_type_k: Option<CacheType>,
+    /// Type of the V cache [default: f16; f32 for a file of F32 weights]
+    #[arg(long, value_enum, ignore_case = true, value_name = "TYPE")]
+    pub cache_type_v: Option<CacheType>,
     /// Vision projector file that belongs to the model
     #[arg(long, value_name = "FILE")]
     pub mmproj: Option<PathBuf>,

@@ -22,7 +22,7 @@ pub struct Args {
 /// Runs `gust detokenize`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let tokenizer = args.input.tokenizer()?;
-    let input = args.input.text()?;
+    let input = args.input.text.read()?;
     if !args.lines {
         return Ok(printer.out(tokenizer.decode(&parse_ids(&input, &tokenizer)?))?);
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+use super::text::TextArgs;
 use crate::gguf::Gguf;
 use crate::model;
 use crate::term::Printer;
@@ -19,12 +20,8 @@ pub struct InputArgs {
     /// GGUF file or tekken.json whose vocabulary is used; without it, the built-in tiny model's
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
-    /// The input itself
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
-    pub prompt: Option<String>,
-    /// File with the input, `-` for stdin (the default)
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) text: TextArgs,
 }
 
 /// Flags of `gust tokenize`.
@@ -46,7 +43,7 @@ pub struct Args {
 /// Runs `gust tokenize`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let tokenizer = args.input.tokenizer()?;
-    let text = args.input.text()?;
+    let text = args.input.text.read()?;
     if args.lines {
         let mut out = String::new();
         for (number, line) in lines(&text) {
@@ -110,29 +107,5 @@ impl InputArgs {
             return Tokenizer::from_tekken(&json).with_context(|| name.to_string());
         }
         anyhow::bail!("{name} is neither a GGUF file nor a tekken.json")
-    }
-
-    /// Reads the input, which must be UTF-8.
-    pub(super) fn text(&self) -> anyhow::Result<String> {
-        if let Some(prompt) = &self.prompt {
-            return Ok(prompt.clone());
-        }
-        let (name, bytes) = match &self.file {
-            Some(path) if path.as_os_str() != "-" => {
-                let name = path.display().to_string();
-                let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
-                (name, bytes)
-            }
-            _ => {
-                let mut bytes = Vec::new();
-                std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read stdin")?;
-                ("stdin".to_owned(), bytes)
-            }
-        };
-        String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            let byte = error.as_bytes()[at];
-            anyhow::anyhow!("{name} is not UTF-8: byte 0x{byte:02x} at offset {at}")
-        })
     }
 }

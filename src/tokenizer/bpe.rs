@@ -137,7 +137,7 @@ impl Long {
     fn encode(&mut self, vocab: &Vocab, piece: &[u8], out: &mut Vec<TokenId>) {
         self.fill(vocab, piece);
         while let Some(Reverse(entry)) = self.heap.pop() {
-            let at = (entry & u64::from(u32::MAX)) as usize;
+            let at = usize::try_from(entry & u64::from(u32::MAX)).expect("an index of `nodes`");
             let node = self.nodes[at];
             if u64::from(node.joined) != entry >> 32 || node.joined == NONE {
                 continue;

@@ -185,7 +185,7 @@ fn decode_base64(text: &[u8], out: &mut Vec<u8>) -> bool {
         }
         values
     };
-    if text.is_empty() || text.len() % 4 != 0 {
+    if text.is_empty() || !text.len().is_multiple_of(4) {
         return false;
     }
     let n_padding = text.iter().rev().take(2).take_while(|&&c| c == b'=').count();

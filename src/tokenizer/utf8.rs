@@ -19,10 +19,10 @@ impl Utf8Stream {
 
     /// Takes more bytes and gives the text that is complete now.
     pub fn push(&mut self, bytes: &[u8]) -> String {
-        if self.pending.is_empty() {
-            if let Ok(text) = std::str::from_utf8(bytes) {
-                return text.to_owned();
-            }
+        if self.pending.is_empty()
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            return text.to_owned();
         }
         self.pending.extend_from_slice(bytes);
         let mut text = String::with_capacity(self.pending.len());
