@@ -4,12 +4,11 @@
 //! included; stdout then gets the answers and nothing else, and the first error ends the program.
 
 use std::io::{self, BufRead, IsTerminal};
-use std::path::PathBuf;
 
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
-use crate::cmd::generator::{Generator, sampling_params};
+use crate::cmd::generator::{Generator, Settings, sampling_params};
 use crate::cmd::prompt;
-use crate::term::units::thousands;
+use crate::cmd::text::TextArgs;
 use crate::term::{Conversation, Input, Interrupt, LineEditor, Printer, Repl, Screen, Turn};
 
 /// Flags of `gust chat`.
@@ -17,12 +16,8 @@ use crate::term::{Conversation, Input, Interrupt, LineEditor, Printer, Repl, Scr
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// First message
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
-    prompt: Option<String>,
-    /// File with the first message
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    text: TextArgs,
     #[command(flatten)]
     reply: ReplyArgs,
     #[command(flatten)]
@@ -45,10 +40,9 @@ impl Args {
 
 /// Runs `gust chat`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
-    let first = match (&args.prompt, &args.file) {
-        (None, None) => None,
-        (text, file) => Some(prompt::read(text.as_deref(), file.as_deref(), printer)?),
-    };
+    // Without -p and -f stdin is the conversation itself.
+    let is_given = args.text.prompt.is_some() || args.text.file.is_some();
+    let mut first = is_given.then(|| prompt::read(&args.text, printer)).transpose()?;
     let mut generator = Generator::open(&args.model, printer)?;
     let model = generator.info().clone();
     let system = prompt::system(&args.reply, &model.name)?;
@@ -59,8 +53,8 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         false => Interrupt::new(),
     };
     if is_interactive {
-        let n_ctx = thousands(u64::from(model.n_ctx));
-        printer.note(format!("{} · context {n_ctx} tokens · /help lists the commands", model.name));
+        generator.obey(&interrupt);
+        printer.note(format!("{} · /help lists the commands", model.name));
     }
     let (mut out, mut err) = (printer.stdout(), printer.stderr());
     let screen = Screen {
@@ -73,11 +67,14 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
     let generate = |turn: &Turn<'_>, sink: &mut crate::term::Sink<'_>| {
         let effort = turn.request.reasoning_effort;
-        let sampling = sampling_params(&args.sampling, effort, turn.temperature);
-        generator.reply(turn.request, &sampling, &args.reply, turn.interrupt, sink)
+        let settings = Settings {
+            sampling: sampling_params(&args.sampling, effort, turn.temperature),
+            reply: &args.reply,
+            interrupt: turn.interrupt,
+        };
+        generator.reply(turn.request, &settings, sink)
     };
     let mut repl = Repl::new(conversation, model, screen, interrupt, generate);
-    let mut first = first;
     if is_interactive {
         let mut editor = LineEditor::new()?;
         repl.run(|| match first.take() {

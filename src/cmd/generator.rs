@@ -3,38 +3,19 @@
 //! Both commands ask for replies here and nowhere else, so flags mean the same in both.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::Context;
 
-use crate::chat::{ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage};
+use super::open;
+use crate::chat::{
+    self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
+};
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
+use crate::engine::{End, Engine, Error, Generation, Sampler, SamplingParams, Session};
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
 use crate::tokenizer::TokenId;
-
-/// How the next token is drawn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingParams {
-    /// 0 takes the likeliest token.
-    pub temperature: f32,
-    /// 0 keeps all.
-    pub top_k: u32,
-    /// 1 keeps all.
-    pub top_p: f32,
-    /// 0 keeps all.
-    pub min_p: f32,
-    /// 1 changes nothing.
-    pub repetition_penalty: f32,
-    /// 0 changes nothing.
-    pub frequency_penalty: f32,
-    /// 0 changes nothing.
-    pub presence_penalty: f32,
-    /// Tokens that the penalties look back at.
-    pub penalty_last_n: usize,
-    /// Added to the logits.
-    pub logit_bias: Vec<(TokenId, f32)>,
-    /// `None` draws a new one.
-    pub seed: Option<u64>,
-}
 
 /// Fills what the flags leave open with the model card's values for the effort. `temperature` is
 /// the chat's own and goes over the flag's.
@@ -55,22 +36,41 @@ pub fn sampling_params(
         repetition_penalty: args.repetition_penalty.unwrap_or(1.0),
         frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
         presence_penalty: args.presence_penalty.unwrap_or(0.0),
-        penalty_last_n: 64,
+        penalty_last_n: None,
         logit_bias: args.logit_bias.clone(),
         seed: args.seed,
     }
 }
 
-/// An opened model with one timeline.
+/// An opened model with one timeline, which keeps what neighbouring requests have in common.
 #[derive(Debug)]
 pub struct Generator {
+    session: Session,
     info: ModelInfo,
+}
+
+/// Everything about one generation but its prompt.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Limit and stop strings.
+    pub reply: &'a ReplyArgs,
+    /// Ends the generation when raised.
+    pub interrupt: &'a Interrupt,
 }
 
 impl Generator {
     /// Opens the model that the flags name, with a progress bar.
-    pub fn open(_args: &ModelArgs, _printer: &Printer) -> anyhow::Result<Self> {
-        bail!("the engine is being built")
+    pub fn open(args: &ModelArgs, printer: &Printer) -> anyhow::Result<Self> {
+        let engine = open::engine(args, printer)?;
+        let gguf = engine.gguf();
+        let name = match gguf.metadata().str("general.name")? {
+            Some(name) => name.to_owned(),
+            None => gguf.label().to_string(),
+        };
+        let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
+        Ok(Self { session: Session::new(&engine), info: ModelInfo { name, n_ctx } })
     }
 
     /// What the model is called and how much it holds.
@@ -78,27 +78,98 @@ impl Generator {
         &self.info
     }
 
+    /// Lets Ctrl-C end also the forward pass that is running, which may take long.
+    pub fn obey(&self, interrupt: &Interrupt) {
+        let engine = Arc::clone(self.session.engine());
+        interrupt.on_raise(move || engine.cancel());
+    }
+
     /// Answers a conversation. When `sink` breaks off, the parser's last events still come.
     pub fn reply(
         &mut self,
-        _request: &ChatRequest,
-        _sampling: &SamplingParams,
-        _args: &ReplyArgs,
-        _interrupt: &Interrupt,
-        _sink: &mut Sink<'_>,
+        request: &ChatRequest,
+        settings: &Settings<'_>,
+        sink: &mut Sink<'_>,
     ) -> anyhow::Result<Usage> {
-        bail!("the engine is being built")
+        let engine = Arc::clone(self.session.engine());
+        let prompt = chat::encode(request, engine.tokenizer())?;
+        let parser = ReplyParser::new(engine.tokenizer()).continuing(request);
+        self.generate(&prompt.tokens, parser, settings, sink)
     }
 
     /// Continues a plain text, without any chat format.
     pub fn complete(
         &mut self,
-        _prompt: &str,
-        _sampling: &SamplingParams,
-        _args: &ReplyArgs,
-        _sink: &mut Sink<'_>,
+        text: &str,
+        settings: &Settings<'_>,
+        sink: &mut Sink<'_>,
     ) -> anyhow::Result<Usage> {
-        bail!("the engine is being built")
+        let engine = Arc::clone(self.session.engine());
+        let mut prompt = vec![engine.tokenizer().bos()];
+        engine.tokenizer().encode_into(text, &mut prompt);
+        self.generate(&prompt, ReplyParser::raw(engine.tokenizer()), settings, sink)
+    }
+
+    fn generate(
+        &mut self,
+        prompt: &[TokenId],
+        parser: ReplyParser<'_>,
+        settings: &Settings<'_>,
+        sink: &mut Sink<'_>,
+    ) -> anyhow::Result<Usage> {
+        let engine: Arc<Engine> = Arc::clone(self.session.engine());
+        let parser = parser.with_stop(settings.reply.stop.iter().cloned());
+        let mut sampler = Sampler::new(settings.sampling.clone(), engine.tokenizer().n_vocab())?;
+        for &token in prompt {
+            sampler.accept(token);
+        }
+        // A Ctrl-C after the last pass of an earlier answer would end the first pass of this one.
+        engine.lower_cancel();
+        let start = Instant::now();
+        let mut logits = Vec::new();
+        let synced = self.session.sync(prompt, &mut logits, &mut |_, _| match settings
+            .interrupt
+            .is_raised()
+        {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        let n_reused = match synced {
+            Ok(stats) => stats.n_reused,
+            Err(Error::Cancelled) => {
+                let _ = send(parser.finish(FinishReason::Cancelled), sink);
+                let n_prompt = self.session.tokens().len();
+                return Ok(Usage { n_prompt, ..Usage::default() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let n_max = settings.reply.max_tokens.map_or(usize::MAX, |n| n as usize);
+        let mut generation = Generation::new(&mut self.session, sampler, logits, n_max);
+        let mut first: Option<Duration> = None;
+        let n_generated = drive(
+            &mut || {
+                let step = step(&mut generation)?;
+                first.get_or_insert_with(|| start.elapsed());
+                Ok(step)
+            },
+            parser,
+            sink,
+        )?;
+        let prefill = first.unwrap_or_default();
+        let decode = start.elapsed().saturating_sub(prefill);
+        Ok(Usage { n_prompt: prompt.len(), n_reused, n_generated, prefill, decode })
+    }
+}
+
+fn step(generation: &mut Generation<'_>) -> anyhow::Result<Step> {
+    match generation.next() {
+        Some(Ok(token)) => Ok(Step::Token(token)),
+        Some(Err(Error::Cancelled)) => Ok(Step::End(FinishReason::Cancelled)),
+        Some(Err(error)) => Err(error.into()),
+        None => Ok(Step::End(match generation.end() {
+            Some(End::Eos) => FinishReason::Stop,
+            _ => FinishReason::Length,
+        })),
     }
 }
 

@@ -2,37 +2,25 @@
 //! whose placeholders are filled.
 
 use std::fs;
-use std::io::{self, IsTerminal, Read};
-use std::path::Path;
+use std::io::{self, IsTerminal};
 
 use anyhow::{Context, bail};
 use chrono::{Local, NaiveDate};
 
+use super::text::TextArgs;
 use crate::cli::ReplyArgs;
 use crate::term::Printer;
 
-/// The prompt of `-p`, `-f FILE`, or stdin (also as `-f -`). One line feed at the end of a file is
-/// the file's, not the prompt's; bytes that are not UTF-8 become U+FFFD.
-pub(super) fn read(
-    text: Option<&str>,
-    file: Option<&Path>,
-    printer: &Printer,
-) -> anyhow::Result<String> {
-    if let Some(text) = text {
-        return Ok(text.to_owned());
+/// The prompt of `-p`, `-f FILE`, or stdin. One line feed at the end of a file is the file's, not
+/// the prompt's.
+pub(super) fn read(args: &TextArgs, printer: &Printer) -> anyhow::Result<String> {
+    if args.prompt.is_none() && args.file.is_none() && io::stdin().is_terminal() {
+        printer.note("reading the prompt from the terminal; Ctrl-D ends it");
     }
-    let bytes = match file.filter(|file| file.as_os_str() != "-") {
-        Some(file) => read_file(file)?,
-        None => {
-            if io::stdin().is_terminal() {
-                printer.note("reading the prompt from the terminal; Ctrl-D ends it");
-            }
-            let mut bytes = Vec::new();
-            io::stdin().lock().read_to_end(&mut bytes).context("cannot read stdin")?;
-            bytes
-        }
-    };
-    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    let mut text = args.read()?;
+    if args.prompt.is_some() {
+        return Ok(text);
+    }
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -48,13 +36,9 @@ pub(super) fn read(
 /// The system prompt that the flags ask for; `name` is the model's.
 pub(super) fn system(args: &ReplyArgs, name: &str) -> anyhow::Result<Option<String>> {
     let Some(file) = &args.system_file else { return Ok(args.system.clone()) };
-    let template = read_file(file)?;
-    let today = Local::now().date_naive();
-    Ok(Some(fill(&String::from_utf8_lossy(&template), name, today)))
-}
-
-fn read_file(file: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+    let template =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(Some(fill(&template, name, Local::now().date_naive())))
 }
 
 /// Fills `{name}`, `{today}` and `{yesterday}`; other braces stay. One pass, so that what is

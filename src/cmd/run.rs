@@ -4,12 +4,12 @@
 //! go to stderr. Ctrl-C ends the program, as it ends any filter.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use crate::chat::{ChatRequest, Message, ReplyEvent};
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
-use crate::cmd::generator::{Generator, sampling_params};
+use crate::cmd::generator::{Generator, Settings, sampling_params};
 use crate::cmd::prompt;
+use crate::cmd::text::TextArgs;
 use crate::term::{Interrupt, Printer, Rendered, ReplyRenderer};
 
 /// Flags of `gust run`.
@@ -17,12 +17,8 @@ use crate::term::{Interrupt, Printer, Rendered, ReplyRenderer};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Prompt [default: read from stdin]
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
-    prompt: Option<String>,
-    /// File with the prompt, `-` for stdin
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    text: TextArgs,
     /// Continue the prompt as plain text, without chat format
     #[arg(long, conflicts_with_all = ["system", "system_file", "reasoning_effort", "think"])]
     raw: bool,
@@ -34,10 +30,15 @@ pub struct Args {
 
 /// Runs `gust run`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
-    let text = prompt::read(args.prompt.as_deref(), args.file.as_deref(), printer)?;
+    let text = prompt::read(&args.text, printer)?;
     let mut generator = Generator::open(&args.model, printer)?;
     let effort = args.reply.effort();
-    let sampling = sampling_params(&args.sampling, effort, None);
+    let settings = Settings {
+        sampling: sampling_params(&args.sampling, effort, None),
+        reply: &args.reply,
+        // Nobody raises it: here Ctrl-C ends the program.
+        interrupt: &Interrupt::new(),
+    };
     let mut renderer = ReplyRenderer::new(
         printer.stdout_style(),
         printer.stderr_style(),
@@ -54,7 +55,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         }
     };
     let done = if args.raw {
-        generator.complete(&text, &sampling, &args.reply, &mut sink)
+        generator.complete(&text, &settings, &mut sink)
     } else {
         let system = prompt::system(&args.reply, &generator.info().name)?;
         let request = ChatRequest {
@@ -66,7 +67,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             tools: Vec::new(),
             reasoning_effort: effort,
         };
-        generator.reply(&request, &sampling, &args.reply, &Interrupt::new(), &mut sink)
+        generator.reply(&request, &settings, &mut sink)
     };
     // Who closed the pipe has read enough; that goes before any error it led to.
     written?;

@@ -4,6 +4,7 @@
 //! the maker polls, and a second within a second ends the program. At any other time Ctrl-C ends
 //! it at once. The line editor takes the terminal's Ctrl-C itself, as a key.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +26,20 @@ pub struct Interrupt {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// An answer is being made.
     is_armed: bool,
     /// When the last Ctrl-C came.
     last: Option<Instant>,
+    /// What a raise does besides.
+    action: Option<Box<dyn Fn() + Send>>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("is_armed", &self.is_armed).finish_non_exhaustive()
+    }
 }
 
 impl State {
@@ -77,10 +86,19 @@ impl Interrupt {
         Arc::clone(&self.raised)
     }
 
+    /// Does this too, on the signal's thread, whenever Ctrl-C raises the flag.
+    pub fn on_raise(&self, action: impl Fn() + Send + 'static) {
+        self.state().action = Some(Box::new(action));
+    }
+
     /// Runs `work` with Ctrl-C as a flag, lowered at the start.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.raised.store(false, Ordering::Relaxed);
-        *self.state() = State { is_armed: true, last: None };
+        {
+            let mut state = self.state();
+            state.is_armed = true;
+            state.last = None;
+        }
         let result = work();
         self.state().is_armed = false;
         result
@@ -105,6 +123,9 @@ impl Interrupt {
             return false;
         }
         self.raised.store(true, Ordering::Relaxed);
+        if let Some(action) = &state.action {
+            action();
+        }
         true
     }
 }
