@@ -1,5 +1,6 @@
 //! All integration tests in one binary.
 
+mod engine;
 mod model;
 mod tidy;
 mod tokenizer;

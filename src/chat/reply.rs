@@ -63,9 +63,10 @@ pub struct ReplyParser<'a> {
     malformed: bool,
     n_calls: u64,
     ids: RandomState,
+    is_raw: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ControlIds {
     think: Option<TokenId>,
     end_think: Option<TokenId>,
@@ -104,7 +105,13 @@ impl<'a> ReplyParser<'a> {
             malformed: false,
             n_calls: 0,
             ids: RandomState::new(),
+            is_raw: false,
         }
+    }
+
+    /// A parser for plain completion: everything is text, control tokens are left out.
+    pub fn raw(tokenizer: &'a Tokenizer) -> Self {
+        Self { control: ControlIds::default(), is_raw: true, ..Self::new(tokenizer) }
     }
 
     /// Ends the answer's text at any of these strings. Reasoning and arguments are not searched.
@@ -188,7 +195,7 @@ impl<'a> ReplyParser<'a> {
         } else if id == self.control.args && matches!(self.state, State::Name(_)) {
             self.take_name(events);
         } else {
-            self.malformed = true;
+            self.malformed |= !self.is_raw;
         }
     }
 

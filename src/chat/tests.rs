@@ -12,9 +12,8 @@ use serde_json::Value;
 use super::*;
 use crate::tokenizer::{TokenId, Tokenizer};
 
-static TINY: LazyLock<Tokenizer> = LazyLock::new(|| {
-    Tokenizer::from_tekken(&std::fs::read("/work/shared/tiny/hf/tekken.json").unwrap()).unwrap()
-});
+static TINY: LazyLock<Tokenizer> =
+    LazyLock::new(|| Tokenizer::from_gguf(&crate::model::builtin()).unwrap());
 
 fn golden(name: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat").join(name);

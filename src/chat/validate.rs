@@ -97,7 +97,8 @@ fn check_pairing(messages: &[Message]) -> Result<(), EncodeError> {
 fn check_assistants_speak(messages: &[Message]) -> Result<(), EncodeError> {
     let is_silent = |message: &Message| {
         let Message::Assistant(assistant) = message else { return false };
-        let is_empty = |chunk| matches!(chunk, &ContentChunk::Text(ref text) if text.is_empty());
+        let is_empty =
+            |chunk: &ContentChunk| matches!(chunk, ContentChunk::Text(t) if t.is_empty());
         assistant.tool_calls.is_empty() && assistant.content.iter().all(is_empty)
     };
     let mut groups = messages.chunk_by(|a, b| a.role() == b.role());

@@ -10,10 +10,10 @@ use anyhow::Context;
 pub(super) struct TextArgs {
     /// The text itself
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file", allow_hyphen_values = true)]
-    prompt: Option<String>,
+    pub(super) prompt: Option<String>,
     /// File with the text, `-` for stdin (the default)
     #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
 }
 
 impl TextArgs {

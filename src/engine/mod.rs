@@ -209,7 +209,8 @@ impl Engine {
         }
     }
 
-    fn lower_cancel(&self) {
+    /// Takes back a [`cancel`](Self::cancel) that no pass has seen.
+    pub fn lower_cancel(&self) {
         for flag in &self.cancel {
             flag.store(false, Ordering::Relaxed);
         }

@@ -30,6 +30,11 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// An empty conversation with these settings.
+    pub fn new(system: Option<String>, effort: ReasoningEffort) -> Self {
+        Self { system, effort, ..Self::default() }
+    }
+
     /// The request that asks `question`.
     pub fn ask(&self, question: &str) -> ChatRequest {
         let mut request = self.request();

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
@@ -39,6 +40,7 @@ pub enum Input {
 pub struct LineEditor {
     editor: Editor<Completion, DefaultHistory>,
     history: Option<PathBuf>,
+    continued: Continued,
 }
 
 impl LineEditor {
@@ -52,8 +54,12 @@ impl LineEditor {
             .build();
         let mut editor = Editor::with_config(config)?;
         editor.set_helper(Some(Completion::default()));
+        let continued = Continued::default();
         let enter = KeyEvent(KeyCode::Enter, Modifiers::NONE);
-        editor.bind_sequence(enter, EventHandler::Conditional(Box::new(Enter)));
+        editor.bind_sequence(
+            enter,
+            EventHandler::Conditional(Box::new(Enter(Arc::clone(&continued)))),
+        );
         let alt_enter = KeyEvent(KeyCode::Enter, Modifiers::ALT);
         editor.bind_sequence(alt_enter, EventHandler::Simple(Cmd::Newline));
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(CtrlC)));
@@ -63,13 +69,15 @@ impl LineEditor {
             let _ = path.parent().map(fs::create_dir_all);
             let _ = editor.load_history(path);
         }
-        Ok(Self { editor, history })
+        Ok(Self { editor, history, continued })
     }
 
     /// Waits for the next line.
     pub fn read(&mut self, prompt: &str) -> rustyline::Result<Input> {
+        lock(&self.continued).clear();
         match self.editor.readline(prompt) {
             Ok(line) => {
+                let line = without_backslashes(&line, &lock(&self.continued));
                 self.remember(&line);
                 Ok(Input::Line(without_block_marks(&line).to_owned()))
             }
@@ -106,8 +114,26 @@ fn is_open_block(line: &str) -> bool {
     line.trim_start().strip_prefix(BLOCK).is_some_and(|rest| !rest.contains(BLOCK))
 }
 
+/// Lines that a typed backslash ended, without the backslash. The editor can put a line feed in on
+/// Enter but not take the backslash out at the same time, so that waits until the text is done.
+type Continued = Arc<Mutex<Vec<String>>>;
+
+fn lock(continued: &Continued) -> MutexGuard<'_, Vec<String>> {
+    continued.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Takes out the backslashes of continued lines; those of other lines were pasted and stay.
+fn without_backslashes(text: &str, continued: &[String]) -> String {
+    let mut continued = continued.iter().peekable();
+    let lines = text.split('\n').map(|line| match line.strip_suffix('\\') {
+        Some(bare) => continued.next_if(|next| *next == bare).map_or(line, |_| bare),
+        None => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Enter goes on to the next line after a backslash and within an open block.
-struct Enter;
+struct Enter(Continued);
 
 impl ConditionalEventHandler for Enter {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, ctx: &EventContext) -> Option<Cmd> {
@@ -115,9 +141,13 @@ impl ConditionalEventHandler for Enter {
         if is_open_block(line) {
             return Some(Cmd::Newline);
         }
-        let backslashes = line.len() - line.trim_end_matches('\\').len();
-        (at_end && backslashes % 2 == 1)
-            .then(|| Cmd::Replace(Movement::BackwardChar(1), Some("\n".to_owned())))
+        let bare = line.trim_end_matches('\\');
+        if !at_end || (line.len() - bare.len()) % 2 == 0 {
+            return None;
+        }
+        let last = line.rsplit('\n').next().unwrap_or(line);
+        lock(&self.0).push(last[..last.len() - 1].to_owned());
+        Some(Cmd::Newline)
     }
 }
 
@@ -187,6 +217,13 @@ mod tests {
         assert_eq!(without_block_marks("\"\"\"a\"\"\" b \"\"\""), "\"\"\"a\"\"\" b \"\"\"");
         assert_eq!(without_block_marks("a\\\nb"), "a\\\nb");
         assert_eq!(without_block_marks("\"\"\""), "\"\"\"");
+    }
+
+    #[test]
+    fn typed_backslashes_go_and_pasted_ones_stay() {
+        let continued = ["b".to_owned(), "c".to_owned()];
+        assert_eq!(without_backslashes("a\\\nb\\\nc\\\nd\\", &continued), "a\\\nb\nc\nd\\");
+        assert_eq!(without_backslashes("x\\\ny", &[]), "x\\\ny");
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! the maker polls, and a second within a second ends the program. At any other time Ctrl-C ends
 //! it at once. The line editor takes the terminal's Ctrl-C itself, as a key.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,13 +23,31 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     raised: Arc<AtomicBool>,
-    /// When the flag was raised; `None` outside an answer.
-    armed: Arc<Mutex<Option<Armed>>>,
+    state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
-struct Armed {
+#[derive(Default)]
+struct State {
+    /// An answer is being made.
+    is_armed: bool,
+    /// When the last Ctrl-C came.
     last: Option<Instant>,
+    /// What a raise does besides.
+    action: Option<Box<dyn Fn() + Send>>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("is_armed", &self.is_armed).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Notes a Ctrl-C; whether it is the second within a second.
+    fn is_second(&mut self) -> bool {
+        let now = Instant::now();
+        self.last.replace(now).is_some_and(|last| now - last < IMPATIENCE)
+    }
 }
 
 impl Interrupt {
@@ -67,29 +86,46 @@ impl Interrupt {
         Arc::clone(&self.raised)
     }
 
+    /// Does this too, on the signal's thread, whenever Ctrl-C raises the flag.
+    pub fn on_raise(&self, action: impl Fn() + Send + 'static) {
+        self.state().action = Some(Box::new(action));
+    }
+
     /// Runs `work` with Ctrl-C as a flag, lowered at the start.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.raised.store(false, Ordering::Relaxed);
-        self.set_armed(Some(Armed::default()));
+        {
+            let mut state = self.state();
+            state.is_armed = true;
+            state.last = None;
+        }
         let result = work();
-        self.set_armed(None);
+        self.state().is_armed = false;
         result
     }
 
-    fn set_armed(&self, armed: Option<Armed>) {
-        *self.armed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = armed;
+    /// Ends the program if an answer was stopped less than a second ago: for the line editor, which
+    /// gets the Ctrl-C that follows as a key.
+    pub fn second_ends(&self) {
+        if self.state().is_second() {
+            low_level::exit(128 + SIGINT);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Raises the flag; `false` if the program is to end instead.
     fn take_signal(&self) -> bool {
-        let mut armed = self.armed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Some(armed) = armed.as_mut() else { return false };
-        let now = Instant::now();
-        if armed.last.is_some_and(|last| now - last < IMPATIENCE) {
+        let mut state = self.state();
+        if !state.is_armed || state.is_second() {
             return false;
         }
-        armed.last = Some(now);
         self.raised.store(true, Ordering::Relaxed);
+        if let Some(action) = &state.action {
+            action();
+        }
         true
     }
 }

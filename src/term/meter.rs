@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::units::thousands;
 use crate::chat::Usage;
 
 /// One line about a reply: context used, prefill and decode speed.
@@ -9,9 +10,9 @@ pub(super) fn usage_line(usage: &Usage, n_ctx: u32) -> String {
     let n_read = usage.n_prompt - usage.n_reused.min(usage.n_prompt);
     let mut line = format!(
         "context {} of {} · prefill {} at {} tokens/s",
-        grouped(n_used(usage)),
-        grouped(n_ctx as usize),
-        grouped(n_read),
+        count(n_used(usage)),
+        thousands(u64::from(n_ctx)),
+        count(n_read),
         rate(n_read, usage.prefill),
     );
     // The first token comes with the prefill, so only the others were decoded.
@@ -19,7 +20,7 @@ pub(super) fn usage_line(usage: &Usage, n_ctx: u32) -> String {
     if n_decoded > 0 {
         line.push_str(&format!(
             " · decode {} at {} tokens/s",
-            grouped(usage.n_generated),
+            count(usage.n_generated),
             rate(n_decoded, usage.decode)
         ));
     }
@@ -31,17 +32,9 @@ pub(super) fn n_used(usage: &Usage) -> usize {
     usage.n_prompt + usage.n_generated
 }
 
-/// `1234567` as `1,234,567`.
-pub(super) fn grouped(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
+/// A count with its thousands apart.
+pub(super) fn count(n: usize) -> String {
+    thousands(n as u64)
 }
 
 fn rate(n: usize, time: Duration) -> String {
@@ -55,14 +48,6 @@ fn rate(n: usize, time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(262_144), "262,144");
-        assert_eq!(grouped(1_000_000), "1,000,000");
-    }
 
     #[test]
     fn a_reply_in_one_line() {

@@ -113,7 +113,10 @@ where
         loop {
             match read()? {
                 Input::End => return Ok(()),
-                Input::Interrupt => self.screen.note("Ctrl-D or /quit leaves"),
+                Input::Interrupt => {
+                    self.interrupt.second_ends();
+                    self.screen.note("Ctrl-D or /quit leaves");
+                }
                 Input::Line(line) => {
                     if self.take(&line)?.is_break() {
                         return Ok(());
@@ -200,7 +203,7 @@ where
             conversation.n_messages(),
             conversation.effort.name(),
             self.temperature(),
-            meter::grouped(self.n_generated),
+            meter::count(self.n_generated),
         );
         match &self.last {
             Some(usage) => {
@@ -208,7 +211,7 @@ where
                 told.push_str(&meter::usage_line(usage, self.model.n_ctx));
             }
             None => {
-                let n_ctx = meter::grouped(self.model.n_ctx as usize);
+                let n_ctx = meter::count(self.model.n_ctx as usize);
                 told.push_str(&format!("\ncontext: {n_ctx} tokens"));
             }
         }
