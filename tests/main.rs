@@ -4,3 +4,4 @@ mod engine;
 mod model;
 mod tidy;
 mod tokenizer;
+mod types;
