@@ -7,7 +7,8 @@
 use std::collections::HashSet;
 
 use super::error::{ModelError, quoted};
-use super::hparams::{Hparams, RopeScaling};
+use super::hparams::Hparams;
+use super::rope::RopeScaling;
 use crate::gguf::{Gguf, Label, TensorInfo, TensorType, Warning, shape};
 
 /// A layout of keys and tensors that this program can run.
@@ -274,7 +275,7 @@ fn fault(gguf: &Gguf, expected: &ExpectedTensor) -> Option<String> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::hparams::Rope;
+    use crate::model::rope::Rope;
 
     /// The shape of Medium 3.5 as its published files have it.
     pub(in crate::model) fn medium_3_5() -> Hparams {

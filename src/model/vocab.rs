@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::error::{ModelError, quoted};
 use super::hparams::Hparams;
-use crate::gguf::{Array, Gguf, GgufError, Metadata, Strings, Value, Warning};
+use crate::gguf::{Array, Gguf, GgufError, Metadata, Strings, Value};
 
 /// Values of `tokenizer.ggml.model` that can be read: byte-level BPE goes by this name.
 const MODELS: &[&str] = &["gpt2"];
@@ -40,12 +40,12 @@ const IDS: &[&str] = &[
 ];
 
 /// Checks the vocabulary of `gguf` against itself and the embedding; reports all faults together.
-pub fn check_vocab(gguf: &Gguf, hparams: &Hparams) -> Result<Vec<Warning>, ModelError> {
+pub fn check_vocab(gguf: &Gguf, hparams: &Hparams) -> Result<(), ModelError> {
     let metadata = gguf.metadata();
     let mut faults = Vec::new();
     check_kind(metadata, "tokenizer.ggml.model", MODELS, &mut faults)?;
     check_kind(metadata, "tokenizer.ggml.pre", PRES, &mut faults)?;
-    check_counts(metadata, hparams, &mut faults)?;
+    check_counts(gguf, hparams, &mut faults)?;
     if let Some(tokens) = metadata.strings(TOKENS)? {
         check_tokens(tokens, &mut faults);
     }
@@ -59,7 +59,7 @@ pub fn check_vocab(gguf: &Gguf, hparams: &Hparams) -> Result<Vec<Warning>, Model
         }
     }
     if faults.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     Err(ModelError::Vocab { label: gguf.label().clone(), faults })
 }
@@ -83,19 +83,18 @@ fn check_kind(
 }
 
 /// Tokens, scores, types and embedding rows, side by side if they differ.
-fn check_counts(
-    metadata: &Metadata,
-    hparams: &Hparams,
-    faults: &mut Vec<String>,
-) -> Result<(), GgufError> {
-    let mut counts = vec![("embedding rows", hparams.n_vocab as usize)];
+fn check_counts(gguf: &Gguf, hparams: &Hparams, faults: &mut Vec<String>) -> Result<(), GgufError> {
+    let mut counts = vec![("vocab_size", u64::from(hparams.n_vocab))];
+    if let Some([_, n_rows, ..]) = gguf.tensor("token_embd.weight").map(|t| t.dims.as_slice()) {
+        counts.push(("embedding rows", *n_rows));
+    }
     for (what, key) in [("tokens", TOKENS), ("scores", SCORES), ("types", TYPES)] {
-        if let Some(array) = metadata.array(key)? {
-            counts.push((what, array.len()));
+        if let Some(array) = gguf.metadata().array(key)? {
+            counts.push((what, array.len() as u64));
         }
     }
     if counts.iter().any(|(_, n)| *n != counts[0].1) {
-        let counts: Vec<_> = counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
+        let counts: Vec<_> = counts.iter().map(|(what, n)| format!("{what} {n}")).collect();
         faults.push(format!("counts differ: {}", counts.join(", ")));
     }
     Ok(())
