@@ -9,6 +9,7 @@ mod error;
 mod hparams;
 mod keys;
 mod memory;
+mod parts;
 mod projector;
 mod rope;
 mod spec;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use super::error::{ModelError, quoted};
 use super::hparams::Hparams;
+use super::parts::check_parts;
 use super::rope::RopeScaling;
 use crate::gguf::{Gguf, Label, TensorInfo, TensorType, Warning, shape};
 
@@ -214,6 +215,7 @@ impl Table {
 
 /// Compares the tensors of `gguf` with the table; all mismatches are reported together.
 pub fn check_tensors(gguf: &Gguf, hparams: &Hparams) -> Result<Vec<Warning>, ModelError> {
+    check_parts(gguf)?;
     let expected = expected_tensors(hparams);
     let mut faults: Vec<String> =
         expected.iter().filter_map(|expected| fault(gguf, expected)).collect();

@@ -1,7 +1,7 @@
-//! Whether a file's vocabulary holds together: lengths, ids, types, duplicates.
+//! Whether a file's vocabulary holds together: lengths, ids, types, duplicates, merges.
 //!
-//! What the tokens mean, and the merges, are read by `tokenizer`; this check costs milliseconds and
-//! runs also where no tokenizer is built, as in `gust inspect`.
+//! What the tokens mean is read by `tokenizer`; this check costs milliseconds and runs also where
+//! no tokenizer is built, as in `gust inspect`.
 
 use std::collections::HashMap;
 
@@ -15,6 +15,8 @@ const MODELS: &[&str] = &["gpt2"];
 const PRES: &[&str] = &["tekken", "pixtral"];
 /// Values of `tokenizer.ggml.token_type`: 1 normal to 6 byte.
 const TOKEN_TYPES: std::ops::RangeInclusive<i128> = 1..=6;
+/// The type of tokens that stand for one byte.
+const BYTE: i128 = 6;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
@@ -47,7 +49,9 @@ pub fn check_vocab(gguf: &Gguf, hparams: &Hparams) -> Result<(), ModelError> {
     check_kind(metadata, "tokenizer.ggml.pre", PRES, &mut faults)?;
     check_counts(gguf, hparams, &mut faults)?;
     if let Some(tokens) = metadata.strings(TOKENS)? {
-        check_tokens(tokens, &mut faults);
+        let ids = check_tokens(tokens, &mut faults);
+        check_merges(metadata, &ids, &mut faults)?;
+        check_byte_tokens(metadata, tokens, &mut faults)?;
     }
     check_scores_and_types(metadata, &mut faults)?;
     for key in IDS {
@@ -100,7 +104,8 @@ fn check_counts(gguf: &Gguf, hparams: &Hparams, faults: &mut Vec<String>) -> Res
     Ok(())
 }
 
-fn check_tokens(tokens: &Strings, faults: &mut Vec<String>) {
+/// No token is empty, no token comes twice. Returns the id of each.
+fn check_tokens<'a>(tokens: &'a Strings, faults: &mut Vec<String>) -> HashMap<&'a str, usize> {
     let mut ids: HashMap<&str, usize> = HashMap::with_capacity(tokens.len());
     for (id, token) in tokens.iter().enumerate() {
         if token.is_empty() {
@@ -109,6 +114,47 @@ fn check_tokens(tokens: &Strings, faults: &mut Vec<String>) {
             faults.push(format!("tokens {first} and {id} are both {}", quoted(token)));
         }
     }
+    ids
+}
+
+/// Every merge is two tokens with one space between them.
+fn check_merges(
+    metadata: &Metadata,
+    ids: &HashMap<&str, usize>,
+    faults: &mut Vec<String>,
+) -> Result<(), GgufError> {
+    let Some(merges) = metadata.strings("tokenizer.ggml.merges")? else { return Ok(()) };
+    for (idx, merge) in merges.iter().enumerate() {
+        let fault = match merge.split_once(' ') {
+            Some((a, b)) if ids.contains_key(a) && ids.contains_key(b) => continue,
+            Some((a, b)) if a.is_empty() || b.is_empty() || b.contains(' ') => "is not two tokens",
+            Some(_) => "names an unknown token",
+            None => "is not two tokens",
+        };
+        faults.push(format!("merge {idx} ({}) {fault}", quoted(merge)));
+    }
+    Ok(())
+}
+
+/// Tokens of type 6 stand for one byte and are written `<0x41>`.
+fn check_byte_tokens(
+    metadata: &Metadata,
+    tokens: &Strings,
+    faults: &mut Vec<String>,
+) -> Result<(), GgufError> {
+    let types = metadata.array(TYPES)?.and_then(Array::integers).unwrap_or_default();
+    for (id, token) in tokens.iter().enumerate().filter(|(id, _)| types.get(*id) == Some(&BYTE)) {
+        let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        let is_byte = |digits: &str| {
+            digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+        };
+        if !digits.is_some_and(is_byte) {
+            let shown = quoted(token);
+            faults
+                .push(format!("token {id} is {shown}; expected a byte token as <0x00> to <0xFF>"));
+        }
+    }
+    Ok(())
 }
 
 fn check_scores_and_types(metadata: &Metadata, faults: &mut Vec<String>) -> Result<(), GgufError> {

@@ -3,7 +3,7 @@
 use super::gw::{Writer, f32, raw, string, strings, u32};
 use super::{check, inspect, refused_with};
 use gust::gguf::{Array, Gguf, Value};
-use gust::model::{RopeScaling, YarnPolicy, validate};
+use gust::model::{Hparams, RopeScaling, YarnPolicy, validate};
 
 type Change<'a> = &'a dyn Fn(&mut Writer);
 
@@ -237,7 +237,7 @@ fn tensors_that_do_not_fit() {
                 w.add_tensor("blk.1.attn_norm.weight", &[8]);
             },
             &[
-                "5 tensors do not fit the model",
+                "tensors do not fit the model (5):",
                 "'output_norm.weight': missing; expected 8",
                 "'blk.0.attn_k.weight': wrong shape; expected 8 × 4, found 4 × 8",
                 "'blk.0.ffn_norm.weight': missing",
@@ -248,7 +248,7 @@ fn tensors_that_do_not_fit() {
         (
             "many",
             &|w| (0..30).for_each(|idx| w.add_tensor(&format!("x{idx}"), &[1])),
-            &["30 tensors do not fit", "'x19'", "and 10 more"],
+            &["tensors do not fit the model (30):", "'x19'", "and 10 more"],
         ),
         (
             "type",
@@ -307,7 +307,22 @@ fn vocabularies_that_do_not_hold_together() {
         (
             "dup",
             &|w| w.set(tokens, strings(&["<unk>", "<s>", "</s>", "a", "a", ""])),
-            &["2 faults in the vocabulary", "tokens 3 and 4 are both 'a'", "token 5 is empty"],
+            &["faults in the vocabulary (3):", "tokens 3 and 4 are both 'a'", "token 5 is empty"],
+        ),
+        (
+            "merges",
+            &|w| w.set("tokenizer.ggml.merges", strings(&["a b", "ab", "a zz", "a b c", " a"])),
+            &[
+                "merge 1 ('ab') is not two tokens",
+                "merge 2 ('a zz') names an unknown token",
+                "merge 3 ('a b c') is not two tokens",
+                "merge 4 (' a') is not two tokens",
+            ],
+        ),
+        (
+            "byte",
+            &|w| w.set("tokenizer.ggml.token_type", types(&[3, 3, 3, 6, 1, 1])),
+            &["token 3 is 'a'; expected a byte token as <0x00> to <0xFF>"],
         ),
         (
             "ids",
@@ -407,4 +422,43 @@ fn projectors_with_bad_numbers() {
     assert!(other.contains("belongs to another model; expected 8 as the model's"), "{other}");
     let swapped = stderr(&["-m", path, "--mmproj", model]);
     assert!(swapped.contains("model.gguf: not an image projector"), "{swapped}");
+}
+
+/// The keys of Medium 3.5 as files from before its config was corrected have them.
+fn bad_yarn(w: &mut Writer) {
+    w.set("mistral3.block_count", u32(88));
+    w.set("mistral3.embedding_length", u32(12_288));
+    w.set("mistral3.rope.scaling.factor", f32(64.0));
+    w.set("mistral3.rope.scaling.original_context_length", u32(4096));
+    w.set("mistral3.rope.scaling.yarn_log_multiplier", f32(1.0));
+}
+
+#[test]
+fn the_wrong_yarn_magnitude_is_corrected_unless_told_not_to() {
+    let read = |change: Change<'_>, policy| {
+        let mut writer = Writer::small_model();
+        bad_yarn(&mut writer);
+        change(&mut writer);
+        let gguf = Gguf::from_bytes("m", writer.bytes()).unwrap();
+        let (hparams, warnings) = Hparams::from_gguf(&gguf, policy).unwrap();
+        (hparams.rope.attn_factor(), warnings.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let (factor, warnings) = read(&|_| (), YarnPolicy::Correct);
+    assert!((factor - 1.0).abs() < 1e-6);
+    let text = "wrong YaRN magnitude for Mistral Medium 3.5: yarn_log_multiplier is 1, using 0";
+    assert!(warnings.len() == 1 && warnings[0].contains(text), "{warnings:?}");
+    let (factor, warnings) = read(&|_| (), YarnPolicy::AsIs);
+    assert!((factor - 0.706_270).abs() < 1e-5);
+    assert!(warnings[0].ends_with("kept as it is"), "{warnings:?}");
+
+    // Ollama's name for the key, and what is no Medium 3.5.
+    let ollama: Change<'_> = &|w| {
+        w.remove("mistral3.rope.scaling.yarn_log_multiplier");
+        w.set("mistral3.rope.scaling.mscale_all_dim", f32(1.0));
+    };
+    assert_eq!(read(ollama, YarnPolicy::Correct).1.len(), 1);
+    let sibling: Change<'_> = &|w| w.set("mistral3.block_count", u32(40));
+    assert_eq!(read(sibling, YarnPolicy::Correct).1, Vec::<String>::new());
+    let tempered: Change<'_> = &|w| w.set("mistral3.attention.temperature_scale", f32(0.1));
+    assert_eq!(read(tempered, YarnPolicy::Correct).1, Vec::<String>::new());
 }

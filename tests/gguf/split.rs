@@ -184,3 +184,34 @@ fn symlinked_parts_are_followed_and_pipes_refused() {
         refused("fifo", &path(folder.path(), 1), &["(part 2/3)", "found a device, pipe or socket"]);
     }
 }
+
+/// Part 2 of another quantization has the same names and shapes.
+#[test]
+fn parts_of_two_quantizations_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut whole = Writer::small_model();
+    whole.set("mistral3.block_count", u32(6));
+    let layer: Vec<_> = whole.tensors[1..10].to_vec();
+    for idx in 1..6 {
+        whole.tensors.extend(layer.iter().cloned().map(|mut tensor| {
+            let name = String::from_utf8(tensor.name).unwrap();
+            tensor.name = name.replace("blk.0.", &format!("blk.{idx}.")).into_bytes();
+            tensor
+        }));
+    }
+    let mut second = Writer::new();
+    second.tensors = whole.tensors.split_off(3 + 9 * 3);
+    for (no, part) in [&mut whole, &mut second].into_iter().enumerate() {
+        part.set("split.no", u32(no as u32));
+        part.set("split.count", u32(2));
+    }
+    let paths = [1, 2].map(|number| folder.path().join(format!("q-0000{number}-of-00002.gguf")));
+    std::fs::write(&paths[0], whole.bytes()).unwrap();
+    std::fs::write(&paths[1], second.bytes()).unwrap();
+    assert!(inspect(&[paths[0].to_str().unwrap()]).status.success());
+    for tensor in second.tensors.iter_mut().filter(|tensor| tensor.dims.len() == 2) {
+        (tensor.ty, tensor.data) = (1, tensor.data[..tensor.data.len() / 2].to_vec());
+    }
+    std::fs::write(&paths[1], second.bytes()).unwrap();
+    refused("quants", &paths[0], &["another quantization; expected layers of f16", "found f32"]);
+}
