@@ -1,4 +1,7 @@
 //! GGUF files through `gust inspect` and the library: valid ones, and one hostile file per rule.
+//!
+//! A hostile file is the small model of `gguf_writer` with one thing wrong. The program must refuse
+//! it with exit code 1 and a message that names file, place, expected and found.
 
 #[path = "gguf/header.rs"]
 mod header;
@@ -6,6 +9,8 @@ mod header;
 mod model;
 #[path = "gguf/mutants.rs"]
 mod mutants;
+#[path = "gguf/projector.rs"]
+mod projector;
 #[path = "gguf/split.rs"]
 mod split;
 #[path = "gguf/valid.rs"]

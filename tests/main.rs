@@ -1,4 +1,6 @@
-//! The integration tests, one binary. Each module tests one part through the program or its library.
+//! The integration tests, one binary.
+//!
+//! Each module tests one part, through the program or its library; `util` is what they share.
 
 mod gguf;
 mod util;

@@ -1,4 +1,6 @@
 //! Position encoding: rotary embedding, its stretching by YaRN, and attention temperature.
+//!
+//! The methods give the arguments of ggml's `rope_ext`; the graph passes them on as they are.
 
 use super::error::{ModelError, quoted};
 use super::keys::{Keys, REQUIRED, above};

@@ -1,4 +1,6 @@
 //! Hostile headers: magic, counts, keys, values, tensor list, data ranges.
+//!
+//! Rules of the format itself, which hold for every GGUF file whatever it contains.
 
 use super::gw::{Writer, every_type, raw, string, u32};
 use super::{check, refused};

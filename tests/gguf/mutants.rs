@@ -1,5 +1,5 @@
 //! Mutants: every field of a header at every boundary value, and random damage. Nothing may panic,
-//! and what is accepted must be safe to use.
+//! and what is accepted must be safe to use. Deterministic: the same mutants in every run.
 
 use super::gw::Writer;
 use gust::gguf::Gguf;

@@ -1,4 +1,6 @@
 //! Split models: found from any part, and refused when the parts do not belong together.
+//!
+//! The small model again, cut in three as llama.cpp's splitter does it.
 
 use std::path::{Path, PathBuf};
 

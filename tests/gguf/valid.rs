@@ -1,4 +1,6 @@
-//! The files of `models/tiny`, and the output of `gust inspect`.
+//! Valid files and the output of `gust inspect`.
+//!
+//! The built-in model is the one file in the tree that other software has written.
 
 use super::gw::Writer;
 use super::inspect;

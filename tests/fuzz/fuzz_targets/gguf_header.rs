@@ -1,4 +1,6 @@
-//! Any bytes as a GGUF file. What is accepted must be safe to use: every tensor's data is
+//! Any bytes as a GGUF file.
+//!
+//! What is accepted must be safe to use: every tensor's data is
 //! reachable, every message can be printed, and sizes can be computed.
 #![no_main]
 
