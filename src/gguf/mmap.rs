@@ -1,6 +1,7 @@
 //! The bytes of one model file: mapped, compiled in, or in memory.
 //!
-//! The only `unsafe` outside ggml stands here, around the two calls that need it. Nothing above this file knows where bytes come from.
+//! The only `unsafe` outside ggml stands here, around the two calls that need it. Nothing above
+//! this file knows where bytes come from.
 #![allow(unsafe_code)]
 
 use std::fs::File;
