@@ -2,14 +2,17 @@
 """Measures gust and llama.cpp side by side on one file with the same threads and KV type; prints Markdown tables.
 
 Runs are interleaved and each pair starts with the other program than the pair before, so that a machine that slows down
-slows both. A figure is the median over the pairs; a ratio is the median of the pairs' own ratios.
+slows both. A figure is the median over the pairs, with the range; a ratio is the median of the pairs' own ratios.
 
   speed        `llama-bench` against `gust bench`, one repetition each per pair
   first token  from start of the process to the first byte of the answer, and to its end: `llama-completion` against
                `gust run --raw`, one token, temperature 0, the file in the page cache; llama.cpp also without its warm-up
   memory       peak resident set of the processes of both measurements, mapped file pages included
 
-llama.cpp's programs (llama-bench, llama-completion) are those in --llama-cpp. Use a release build and an idle machine.
+With as many threads as cores one busy neighbour halves the speed of either program. So a run during which other processes
+used more than --others cores is thrown away and repeated, up to --retries times; the last line says how many were kept
+although disturbed. llama.cpp's programs (llama-bench, llama-completion) are those in --llama-cpp. Use a
+release build.
 """
 
 import argparse
@@ -23,12 +26,21 @@ import time
 from pathlib import Path
 
 
+def busy_seconds() -> float:
+    """CPU seconds that this machine has spent on anything but idling, all cores together (Linux; elsewhere 0)."""
+    try:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    except OSError:
+        return 0.0
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 class Run:
-    """One finished process: its stdout, seconds to the first byte and to the end, peak resident MiB."""
+    """One finished process: its stdout, seconds to the first byte and to the end, peak resident MiB, others' use of the CPU."""
 
     def __init__(self, command: list[str]):
         with tempfile.TemporaryFile() as errors:
-            start = time.monotonic()
+            start, busy = time.monotonic(), busy_seconds()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
             fd = process.stdout.fileno()
             pieces, self.first_byte = [], None
@@ -37,6 +49,8 @@ class Run:
                 pieces.append(piece)
             _, status, usage = os.wait4(process.pid, 0)
             self.seconds = time.monotonic() - start
+            ticks = 0.02  # the kernel counts in steps of 10 ms, at either end
+            self.others = max(0.0, busy_seconds() - busy - usage.ru_utime - usage.ru_stime - ticks) / self.seconds
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode != 0:
                 errors.seek(0)
@@ -55,27 +69,45 @@ def bench_rows(run: Run, speed_key: str) -> dict[str, float]:
     return rows
 
 
-def interleave(pairs: int, sides: dict[str, list[str]], what: str) -> dict[str, list[Run]]:
+def undisturbed(command: list[str], args: argparse.Namespace) -> Run:
+    """Runs the command until no other process has taken part of the machine meanwhile, or the retries are used up."""
+    for _ in range(args.retries):
+        run = Run(command)
+        if run.others <= args.others:
+            return run
+        print(f"  others used {run.others:.2f} cores: once more", file=sys.stderr)
+        time.sleep(2)
+    return Run(command)
+
+
+def interleave(args: argparse.Namespace, sides: dict[str, list[str]], what: str) -> dict[str, list[Run]]:
     """Runs every side once per pair, in an order that rotates."""
     runs = {side: [] for side in sides}
-    for i in range(pairs):
+    for i in range(args.pairs):
         order = list(sides)
         for side in order[i % len(order):] + order[: i % len(order)]:
-            print(f"{what} {i + 1}/{pairs}: {side}", file=sys.stderr)
-            runs[side].append(Run(sides[side]))
+            print(f"{what} {i + 1}/{args.pairs}: {side}", file=sys.stderr)
+            runs[side].append(undisturbed(sides[side], args))
     return runs
 
 
+def disturbed(runs: dict[str, list[Run]], args: argparse.Namespace) -> str:
+    """How many of the kept runs were disturbed."""
+    every = [run for side in runs.values() for run in side]
+    return f"{sum(run.others > args.others for run in every)} of {len(every)} runs disturbed by other processes"
+
+
 def row(name: str, gust: list[float], llama: list[float], digits: int) -> str:
-    """One line of a table: both medians and the median ratio."""
+    """One line of a table: both medians with their ranges, and the median ratio."""
     ratio = statistics.median(g / l for g, l in zip(gust, llama))
-    return f"| {name} | {statistics.median(gust):.{digits}f} | {statistics.median(llama):.{digits}f} | {ratio:.3f} |"
+    cells = [f"{statistics.median(v):.{digits}f} ({min(v):.{digits}f} to {max(v):.{digits}f})" for v in (gust, llama)]
+    return f"| {name} | {cells[0]} | {cells[1]} | {ratio:.3f} |"
 
 
 def speed(args: argparse.Namespace) -> list[str]:
     """The table of speeds."""
     common = ["-m", args.model, "-t", str(args.threads), "-p", args.prefill, "-n", args.decode, "-d", args.depth, "-r", "1", "-o", "json"]
-    runs = interleave(args.pairs, {
+    runs = interleave(args, {
         "gust": [args.gust, "bench", *common, "--cache-type-k", args.kv, "--cache-type-v", args.kv, *args.gust_extra],
         "llama.cpp": [str(args.llama_cpp / "llama-bench"), *common, "-ctk", args.kv, "-ctv", args.kv],
     }, "bench")
@@ -87,7 +119,7 @@ def speed(args: argparse.Namespace) -> list[str]:
     lines = ["| tokens/s | gust | llama.cpp | gust / llama.cpp |", "|---|---:|---:|---:|"]
     lines += [row(case, [r[case] for r in gust], [r[case] for r in llama], 2) for case in cases]
     lines.append(row("peak memory of bench, MiB", [r.peak_mib for r in runs["gust"]], [r.peak_mib for r in runs["llama.cpp"]], 0))
-    return lines
+    return [*lines, "", disturbed(runs, args)]
 
 
 def first_token(args: argparse.Namespace) -> list[str]:
@@ -98,7 +130,7 @@ def first_token(args: argparse.Namespace) -> list[str]:
     common = ["-m", args.model, "-t", str(args.threads), "-p", args.prompt, "--temp", "0"]
     llama = [str(args.llama_cpp / "llama-completion"), *common, "-n", "1", "-no-cnv", "--no-display-prompt", "-c", str(args.ctx),
              "-ctk", args.kv, "-ctv", args.kv]
-    runs = interleave(args.pairs, {
+    runs = interleave(args, {
         "gust": [args.gust, "run", *common, "--raw", "--max-tokens", "1", "--ctx", str(args.ctx), "--cache-type-k", args.kv,
                  "--cache-type-v", args.kv, *args.gust_extra],
         "llama.cpp": llama,
@@ -111,7 +143,7 @@ def first_token(args: argparse.Namespace) -> list[str]:
                                     ("peak memory, MiB", lambda r: r.peak_mib, 0)):
             lines.append(row(name, [value(r) for r in runs["gust"]], [value(r) for r in runs[side]], digits))
         lines.append("")
-    return lines
+    return [*lines, disturbed(runs, args)]
 
 
 def main() -> None:
@@ -128,6 +160,8 @@ def main() -> None:
     parser.add_argument("--prompt", default="The capital of France is", help="prompt of the first-token runs")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs [%(default)s]")
     parser.add_argument("--gust-extra", nargs="*", default=[], help="more flags for gust, e.g. --gust-extra=--no-repack")
+    parser.add_argument("--others", type=float, default=0.1, metavar="CORES", help="CPU use of others that spoils a run [%(default)s]")
+    parser.add_argument("--retries", type=int, default=5, help="repetitions of a spoiled run [%(default)s]")
     parser.add_argument("--only", choices=["speed", "first-token"], help="measure one part only")
     args = parser.parse_args()
 
