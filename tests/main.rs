@@ -1,7 +1,11 @@
-//! All integration tests in one binary.
+//! The integration tests, one binary.
+//!
+//! Each module tests one part, through the program or its library; `util` is what they share.
 
 mod engine;
+mod gguf;
 mod model;
 mod tidy;
 mod tokenizer;
 mod types;
+mod util;
