@@ -4,7 +4,6 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use gust::model::builtin;
 use gust::tokenizer::Tokenizer;
@@ -33,29 +32,15 @@ fn ids_are_those_of_mistral_common() {
     }
 }
 
+/// A run of one class is one piece; merging it pair by pair over the whole piece would take hours.
 #[test]
-fn long_runs_of_any_class_take_linear_time() {
+fn a_megabyte_of_any_class_comes_back() {
     let tokenizer = tokenizer();
-    let time = |text: &str, n: usize| {
-        let start = Instant::now();
-        for _ in 0..n {
-            assert_eq!(tokenizer.decode(&tokenizer.encode(text)).len(), text.len());
-        }
-        start.elapsed()
-    };
     for unit in
         ["a", "A", "é", "1", " ", "\t ", ".", "/", "\n", "中", "A中", "\u{301}", "ǅ", "👨\u{200d}"]
     {
-        let (short, long) =
-            (unit.repeat((64 << 10) / unit.len()), unit.repeat((1 << 20) / unit.len()));
-        let (mut sixteen_short, mut one_long) = (Duration::MAX, Duration::MAX);
-        // Other tests keep the machine busy: the least of several runs counts.
-        let linear = (0..20).any(|_| {
-            sixteen_short = sixteen_short.min(time(&short, 16));
-            one_long = one_long.min(time(&long, 1));
-            one_long < sixteen_short.mul_f32(1.5)
-        });
-        assert!(linear, "{unit:?}: 16 times 64 KiB {sixteen_short:?}, 1 MiB {one_long:?}");
+        let text = unit.repeat((1 << 20) / unit.len());
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), text.as_bytes(), "{unit:?}");
     }
 }
 

@@ -93,11 +93,15 @@ def to_interleaved(w: np.ndarray, n_head: int) -> np.ndarray:
 
 
 def add_vocab(writer: gguf.GGUFWriter, source: gguf.GGUFReader) -> None:
-    """Copies the first N_VOCAB tokens of `source` and the merges whose result is among them."""
+    """Copies the first N_VOCAB tokens of `source` and the merges whose halves and result are among them."""
     tokens = source.fields["tokenizer.ggml.tokens"].contents()[:N_VOCAB]
     types = source.fields["tokenizer.ggml.token_type"].contents()[:N_VOCAB]
     known = set(tokens)
-    merges = [m for m in source.fields["tokenizer.ggml.merges"].contents() if m.replace(" ", "") in known]
+    merges = [
+        merge
+        for merge in source.fields["tokenizer.ggml.merges"].contents()
+        if merge.replace(" ", "") in known and all(half in known for half in merge.split(" "))
+    ]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("tekken")
     writer.add_token_list(tokens)

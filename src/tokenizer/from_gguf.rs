@@ -62,8 +62,10 @@ fn read_tokens(
         let bytes = builder.bytes();
         if kind == TokenKind::Normal {
             for c in token.chars() {
-                let byte = bytes_of.get(c as usize).copied().flatten();
-                bytes.push(byte.ok_or(TokenizerError::NotAByte { id, c })?);
+                let Some(byte) = bytes_of.get(c as usize).copied().flatten() else {
+                    return Err(TokenizerError::NotAByte { id, c });
+                };
+                bytes.push(byte);
             }
         } else {
             bytes.extend_from_slice(token.as_bytes());

@@ -199,17 +199,18 @@ impl Vocab {
         if len == 0 {
             return Err(TokenizerError::EmptyToken { id });
         }
-        if let Some(other) = self.get(bytes, 0, len) {
-            return Err(TokenizerError::DuplicateToken { id, other });
-        }
         let key = if len <= MAX_INLINE { inline_key(bytes, 0, len) } else { hashed_key(bytes) };
-        let mask = self.keys.len() - 1;
-        if let &[first, second] = bytes {
-            self.pair_ids[usize::from(first) << 8 | usize::from(second)] = id;
-        }
+        let mask = self.tags.len() - 1;
         let (mut slot, tag) = self.slot_and_tag(key);
         while self.tags[slot & mask] != FREE {
+            let other = self.ids[slot & mask];
+            if self.keys[slot & mask] == key && self.bytes(other) == Some(bytes) {
+                return Err(TokenizerError::DuplicateToken { id, other });
+            }
             slot += 1;
+        }
+        if let &[first, second] = bytes {
+            self.pair_ids[usize::from(first) << 8 | usize::from(second)] = id;
         }
         self.tags[slot & mask] = tag;
         self.keys[slot & mask] = key;
