@@ -90,7 +90,6 @@ fn logits_equal_transformers_at_every_position() {
                 engine.forward(&mut [row], &mut logits).unwrap();
             }
             let d = difference(&logits, &golden.logits);
-            eprintln!("{} in chunks of {chunk}: {d:e}", golden.name);
             assert!(d < TOLERANCE, "{} in chunks of {chunk}: {d:e}", golden.name);
             assert_eq!(logits.len(), golden.tokens.len() * golden.n_vocab);
         }

@@ -32,9 +32,9 @@ fn literal_or_comment(rest: &str, before: Option<char>) -> Option<usize> {
         return Some(past("*/", 2));
     }
     let in_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    if !in_word && (rest.starts_with("r\"") || rest.starts_with("r#")) {
-        let hashes = rest[1..].bytes().take_while(|&b| b == b'#').count();
-        if rest[1 + hashes..].starts_with('"') {
+    if let (false, Some(raw)) = (in_word, rest.strip_prefix('r')) {
+        let hashes = raw.bytes().take_while(|&b| b == b'#').count();
+        if raw[hashes..].starts_with('"') {
             return Some(past(&format!("\"{}", "#".repeat(hashes)), 2 + hashes));
         }
     }
