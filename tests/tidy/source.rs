@@ -38,8 +38,8 @@ fn literal_or_comment(rest: &str, before: Option<char>) -> Option<usize> {
             return Some(past(&format!("\"{}", "#".repeat(hashes)), 2 + hashes));
         }
     }
-    if rest.starts_with('"') {
-        return Some(1 + quoted(&rest[1..], '"'));
+    if let Some(string) = rest.strip_prefix('"') {
+        return Some(1 + quoted(string, '"'));
     }
     // 'a' and '\n' are characters, 'a alone is a lifetime.
     let mut chars = rest.chars().skip(1);
