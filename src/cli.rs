@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::chat::ReasoningEffort;
 use crate::cmd;
 
 /// Run Mistral Medium 3.5 GGUF files on your own machine.
 #[derive(Debug, Parser)]
-#[command(name = "gust", version, about, max_term_width = 100)]
+#[command(name = "gust", version = env!("GUST_VERSION"), about, max_term_width = 100)]
 pub struct Cli {
     /// What to do; without a command, `chat`.
     #[command(subcommand)]
@@ -49,12 +50,12 @@ pub struct ModelArgs {
     /// CPU threads [default: the machine's physical cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
-    /// Type of the K cache
-    #[arg(long, value_enum, ignore_case = true, default_value = "f16", value_name = "TYPE")]
-    pub cache_type_k: CacheType,
-    /// Type of the V cache
-    #[arg(long, value_enum, ignore_case = true, default_value = "f16", value_name = "TYPE")]
-    pub cache_type_v: CacheType,
+    /// Type of the K cache [default: f16; f32 for a file of F32 weights]
+    #[arg(long, value_enum, ignore_case = true, value_name = "TYPE")]
+    pub cache_type_k: Option<CacheType>,
+    /// Type of the V cache [default: f16; f32 for a file of F32 weights]
+    #[arg(long, value_enum, ignore_case = true, value_name = "TYPE")]
+    pub cache_type_v: Option<CacheType>,
     /// Vision projector file that belongs to the model
     #[arg(long, value_name = "FILE")]
     pub mmproj: Option<PathBuf>,
@@ -82,4 +83,108 @@ pub enum CacheType {
     /// 4-bit blocks of 32, 4.5 bits per element.
     #[value(name = "q4_0")]
     Q4_0,
+}
+
+/// How the next token is drawn. What is not given follows the reasoning effort.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Randomness; 0 always takes the likeliest token [default: 0.7 with reasoning, else 0.1]
+    #[arg(long, alias = "temp", value_name = "T", value_parser = from_zero)]
+    pub temperature: Option<f32>,
+    /// Draw from the K likeliest tokens; 0 draws from all [default: 0]
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Draw from the likeliest tokens that together have probability P [default: 0.95 with
+    /// reasoning, else 1]
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub top_p: Option<f32>,
+    /// Leave out tokens less likely than P times the likeliest [default: 0]
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub min_p: Option<f32>,
+    /// Divide the logits of tokens already seen by X [default: 1]
+    #[arg(long, alias = "repeat-penalty", value_name = "X", value_parser = above_zero)]
+    pub repetition_penalty: Option<f32>,
+    /// Lower a token's logit by X for every time it was seen [default: 0]
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// Lower a token's logit by X if it was seen [default: 0]
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Add VALUE to the logit of token ID; may be given again; -inf bans it
+    #[arg(long, value_name = "ID=VALUE", value_parser = logit_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of the draws: the same seed and prompt give the same text [default: random]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// What is asked of a reply; shared by `chat` and `run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ReplyArgs {
+    /// System prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "system_file")]
+    pub system: Option<String>,
+    /// File with the system prompt; {name}, {today} and {yesterday} in it are filled in
+    #[arg(long, value_name = "FILE")]
+    pub system_file: Option<PathBuf>,
+    /// Whether the model thinks before it answers: none or high [default: none]
+    #[arg(long, value_name = "EFFORT", value_parser = reasoning_effort, conflicts_with = "think")]
+    reasoning_effort: Option<ReasoningEffort>,
+    /// Short for --reasoning-effort high
+    #[arg(long)]
+    think: bool,
+    /// Do not show the reasoning
+    #[arg(long)]
+    pub hide_reasoning: bool,
+    /// Most tokens of one answer [default: up to the context's end]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    /// End the answer before TEXT; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+impl ReplyArgs {
+    /// The effort that either flag asks for.
+    pub fn effort(&self) -> ReasoningEffort {
+        match self.think {
+            true => ReasoningEffort::High,
+            false => self.reasoning_effort.unwrap_or_default(),
+        }
+    }
+}
+
+fn reasoning_effort(text: &str) -> Result<ReasoningEffort, String> {
+    ReasoningEffort::from_name(text).ok_or_else(|| "expected none or high".to_owned())
+}
+
+fn number(text: &str, expected: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if fits(x) => Ok(x),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    number(text, "a number", f32::is_finite)
+}
+
+fn from_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0", |x| x.is_finite() && x >= 0.0)
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0", |x| x.is_finite() && x > 0.0)
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, value) = text.split_once('=').ok_or("expected ID=VALUE, such as 1032=-5")?;
+    let id = id.trim().parse().map_err(|_| format!("expected a token id, found {id:?}"))?;
+    let value = number(value.trim(), "a number after =", |x| !x.is_nan() && x < f32::INFINITY)?;
+    Ok((id, value))
 }

@@ -17,7 +17,10 @@
 pub mod chat;
 pub mod cli;
 pub mod cmd;
+pub mod engine;
+pub mod ggml;
 pub mod gguf;
 pub mod model;
+pub mod perplexity;
 pub mod term;
 pub mod tokenizer;

@@ -2,5 +2,8 @@
 //!
 //! Each module tests one part, through the program or its library; `util` is what they share.
 
+mod engine;
 mod gguf;
+mod model;
+mod tokenizer;
 mod util;

@@ -3,9 +3,13 @@
 pub mod bench;
 pub mod chat;
 pub mod detokenize;
+pub mod generator;
 pub mod inspect;
+mod open;
 pub mod perplexity;
+mod prompt;
 pub mod run;
+mod text;
 pub mod tokenize;
 
 use crate::cli::Command;

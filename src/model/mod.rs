@@ -8,25 +8,32 @@ mod builtin;
 mod error;
 mod hparams;
 mod keys;
+mod kv_cache;
 mod memory;
 mod parts;
 mod projector;
 mod rope;
 mod spec;
+mod text_graph;
 mod vocab;
+mod weights;
 
 pub use builtin::builtin;
 pub use error::ModelError;
 pub use hparams::{Hparams, YarnPolicy};
+pub use kv_cache::{CellPool, Cells, KvCache};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
 pub use projector::Projector;
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{
     Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors, expected_tensors,
 };
+pub use text_graph::{TextGraph, TextInputs, TextShape};
 pub use vocab::check_vocab;
+pub use weights::{Layer, Linear, Placement, Weights};
 
-use crate::gguf::{Gguf, Warning};
+use crate::gguf::Gguf;
+pub use crate::gguf::Warning;
 
 /// Reads the shape of the model in `gguf` and checks everything that does not need its weights.
 pub fn validate(gguf: &Gguf, yarn: YarnPolicy) -> Result<(Hparams, Vec<Warning>), ModelError> {

@@ -44,6 +44,13 @@ pub struct AttnTemperature {
     pub n_ctx_orig: u32,
 }
 
+impl AttnTemperature {
+    /// The factor on the query at `position`.
+    pub fn scale_at(self, position: u32) -> f32 {
+        1.0 + self.scale * ((1 + position / self.n_ctx_orig) as f32).ln()
+    }
+}
+
 impl Rope {
     /// `freq_scale` for ggml: positions are multiplied by it.
     pub fn freq_scale(&self) -> f32 {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::reply::StreamStyle;
+
 /// Knows what stdout and stderr are and writes to them accordingly.
 #[derive(Debug)]
 pub struct Printer {
@@ -39,6 +41,28 @@ impl Printer {
         self.stdout_is_terminal
     }
 
+    /// How stdout shows text.
+    pub fn stdout_style(&self) -> StreamStyle {
+        let is_terminal = self.stdout_is_terminal;
+        StreamStyle { is_terminal, colors: is_terminal && self.colors }
+    }
+
+    /// How stderr shows text.
+    pub fn stderr_style(&self) -> StreamStyle {
+        let is_terminal = self.stderr_is_terminal;
+        StreamStyle { is_terminal, colors: is_terminal && self.colors }
+    }
+
+    /// Stdout, for code that is handed its streams.
+    pub fn stdout(&self) -> impl Write + use<> {
+        io::stdout()
+    }
+
+    /// Stderr, for code that is handed its streams.
+    pub fn stderr(&self) -> impl Write + use<> {
+        io::stderr()
+    }
+
     /// Writes a result to stdout, byte for byte, and flushes it.
     pub fn out(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
@@ -57,6 +81,11 @@ impl Printer {
     /// Writes a line about the run to stderr. A closed stderr is nobody's loss.
     pub fn note(&self, line: impl AsRef<str>) {
         let _ = writeln!(io::stderr().lock(), "{}", line.as_ref());
+    }
+
+    /// Writes to stderr as it stands, for text that comes in pieces.
+    pub fn aside(&self, text: impl AsRef<str>) {
+        let _ = io::stderr().lock().write_all(text.as_ref().as_bytes());
     }
 
     /// Writes a warning line to stderr.

@@ -1,0 +1,278 @@
+//! What `chat` and `run` share: an opened model, and the loop from tokens to reply events.
+//!
+//! Both commands ask for replies here and nowhere else, so flags mean the same in both.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::open;
+use crate::chat::{
+    self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
+};
+use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
+use crate::engine::{End, Engine, Error, Generation, Sampler, SamplingParams, Session};
+use crate::term::{Interrupt, ModelInfo, Printer, Sink};
+use crate::tokenizer::TokenId;
+
+/// Fills what the flags leave open with the model card's values for the effort. `temperature` is
+/// the chat's own and goes over the flag's.
+pub fn sampling_params(
+    args: &SamplingArgs,
+    effort: ReasoningEffort,
+    temperature: Option<f32>,
+) -> SamplingParams {
+    let (default_temperature, default_top_p) = match effort {
+        ReasoningEffort::High => (0.7, 0.95),
+        ReasoningEffort::None => (0.1, 1.0),
+    };
+    SamplingParams {
+        temperature: temperature.or(args.temperature).unwrap_or(default_temperature),
+        top_k: args.top_k.unwrap_or(0),
+        top_p: args.top_p.unwrap_or(default_top_p),
+        min_p: args.min_p.unwrap_or(0.0),
+        repetition_penalty: args.repetition_penalty.unwrap_or(1.0),
+        frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
+        presence_penalty: args.presence_penalty.unwrap_or(0.0),
+        penalty_last_n: None,
+        logit_bias: args.logit_bias.clone(),
+        seed: args.seed,
+    }
+}
+
+/// An opened model with one timeline, which keeps what neighbouring requests have in common.
+#[derive(Debug)]
+pub struct Generator {
+    session: Session,
+    info: ModelInfo,
+}
+
+/// Everything about one generation but its prompt.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Limit and stop strings.
+    pub reply: &'a ReplyArgs,
+    /// Ends the generation when raised.
+    pub interrupt: &'a Interrupt,
+}
+
+impl Generator {
+    /// Opens the model that the flags name, with a progress bar.
+    pub fn open(args: &ModelArgs, printer: &Printer) -> anyhow::Result<Self> {
+        let engine = open::engine(args, printer)?;
+        let gguf = engine.gguf();
+        let name = match gguf.metadata().str("general.name")? {
+            Some(name) => name.to_owned(),
+            None => gguf.label().to_string(),
+        };
+        let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
+        Ok(Self { session: Session::new(&engine), info: ModelInfo { name, n_ctx } })
+    }
+
+    /// What the model is called and how much it holds.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Lets Ctrl-C end also the forward pass that is running, which may take long.
+    pub fn obey(&self, interrupt: &Interrupt) {
+        let engine = Arc::clone(self.session.engine());
+        interrupt.on_raise(move || engine.cancel());
+    }
+
+    /// Answers a conversation. When `sink` breaks off, the parser's last events still come.
+    pub fn reply(
+        &mut self,
+        request: &ChatRequest,
+        settings: &Settings<'_>,
+        sink: &mut Sink<'_>,
+    ) -> anyhow::Result<Usage> {
+        let engine = Arc::clone(self.session.engine());
+        let prompt = chat::encode(request, engine.tokenizer())?;
+        let parser = ReplyParser::new(engine.tokenizer()).continuing(request);
+        self.generate(&prompt.tokens, parser, settings, sink)
+    }
+
+    /// Continues a plain text, without any chat format.
+    pub fn complete(
+        &mut self,
+        text: &str,
+        settings: &Settings<'_>,
+        sink: &mut Sink<'_>,
+    ) -> anyhow::Result<Usage> {
+        let engine = Arc::clone(self.session.engine());
+        let mut prompt = vec![engine.tokenizer().bos()];
+        engine.tokenizer().encode_into(text, &mut prompt);
+        self.generate(&prompt, ReplyParser::raw(engine.tokenizer()), settings, sink)
+    }
+
+    fn generate(
+        &mut self,
+        prompt: &[TokenId],
+        parser: ReplyParser<'_>,
+        settings: &Settings<'_>,
+        sink: &mut Sink<'_>,
+    ) -> anyhow::Result<Usage> {
+        let engine: Arc<Engine> = Arc::clone(self.session.engine());
+        let parser = parser.with_stop(settings.reply.stop.iter().cloned());
+        let mut sampler = Sampler::new(settings.sampling.clone(), engine.tokenizer().n_vocab())?;
+        for &token in prompt {
+            sampler.accept(token);
+        }
+        // A Ctrl-C after the last pass of an earlier answer would end the first pass of this one.
+        engine.lower_cancel();
+        let start = Instant::now();
+        let mut logits = Vec::new();
+        let synced = self.session.sync(prompt, &mut logits, &mut |_, _| match settings
+            .interrupt
+            .is_raised()
+        {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        let n_reused = match synced {
+            Ok(stats) => stats.n_reused,
+            Err(Error::Cancelled) => {
+                let _ = send(parser.finish(FinishReason::Cancelled), sink);
+                let n_prompt = self.session.tokens().len();
+                return Ok(Usage { n_prompt, ..Usage::default() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let n_max = settings.reply.max_tokens.map_or(usize::MAX, |n| n as usize);
+        let mut generation = Generation::new(&mut self.session, sampler, logits, n_max);
+        let mut first: Option<Duration> = None;
+        let n_generated = drive(
+            &mut || {
+                let step = step(&mut generation)?;
+                first.get_or_insert_with(|| start.elapsed());
+                Ok(step)
+            },
+            parser,
+            sink,
+        )?;
+        let prefill = first.unwrap_or_default();
+        let decode = start.elapsed().saturating_sub(prefill);
+        Ok(Usage { n_prompt: prompt.len(), n_reused, n_generated, prefill, decode })
+    }
+}
+
+fn step(generation: &mut Generation<'_>) -> anyhow::Result<Step> {
+    match generation.next() {
+        Some(Ok(token)) => Ok(Step::Token(token)),
+        Some(Err(Error::Cancelled)) => Ok(Step::End(FinishReason::Cancelled)),
+        Some(Err(error)) => Err(error.into()),
+        None => Ok(Step::End(match generation.end() {
+            Some(End::Eos) => FinishReason::Stop,
+            _ => FinishReason::Length,
+        })),
+    }
+}
+
+/// One step of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The next token.
+    Token(TokenId),
+    /// There is no other: the model ended its turn, or a limit came.
+    End(FinishReason),
+}
+
+/// Hands the tokens of one generation to the parser and its events to `sink`, until the tokens
+/// end, a stop string comes or `sink` breaks off. Gives the number of tokens taken.
+pub fn drive(
+    next: &mut dyn FnMut() -> anyhow::Result<Step>,
+    mut parser: ReplyParser<'_>,
+    sink: &mut Sink<'_>,
+) -> anyhow::Result<usize> {
+    let mut n_generated = 0;
+    let reason = loop {
+        let token = match next()? {
+            Step::Token(token) => token,
+            Step::End(reason) => break reason,
+        };
+        n_generated += 1;
+        let events = parser.push(token);
+        if send(events, sink).is_break() {
+            break FinishReason::Cancelled;
+        }
+        if parser.is_stopped() {
+            break FinishReason::Stop;
+        }
+    };
+    // The reply is over; nobody can break off any more.
+    let _ = send(parser.finish(reason), sink);
+    Ok(n_generated)
+}
+
+/// Every event is handed over, also after a break: the text was said.
+fn send(events: Vec<ReplyEvent>, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    let mut flow = ControlFlow::Continue(());
+    for event in events {
+        if sink(event).is_break() {
+            flow = ControlFlow::Break(());
+        }
+    }
+    flow
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    /// Drives the tokens of `text`; `sink` breaks off at the event that contains `break_at`.
+    fn run(text: &str, stop: Option<&str>, break_at: &str) -> (String, FinishReason, usize) {
+        let tokenizer = Tokenizer::from_gguf(&crate::model::builtin()).unwrap();
+        let mut tokens = tokenizer.encode(text).into_iter();
+        let parser = ReplyParser::raw(&tokenizer).with_stop(stop.map(str::to_owned));
+        let (mut said, mut finish) = (String::new(), None);
+        let n = drive(
+            &mut || Ok(tokens.next().map_or(Step::End(FinishReason::Length), Step::Token)),
+            parser,
+            &mut |event| match event {
+                ReplyEvent::Text(text) => {
+                    said.push_str(&text);
+                    match said.contains(break_at) {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    }
+                }
+                ReplyEvent::Finished { reason, .. } => {
+                    finish = Some(reason);
+                    ControlFlow::Continue(())
+                }
+                _ => ControlFlow::Continue(()),
+            },
+        );
+        (said, finish.unwrap(), n.unwrap())
+    }
+
+    #[test]
+    fn a_generation_ends_at_its_end_at_a_stop_string_or_at_a_break() {
+        let text = "one two three four";
+        let (said, finish, n_all) = run(text, None, "never");
+        assert_eq!((said.as_str(), finish), (text, FinishReason::Length));
+        let (said, finish, n) = run(text, Some(" three"), "never");
+        assert_eq!((said.as_str(), finish), ("one two", FinishReason::Stop));
+        assert!(n < n_all);
+        let (said, finish, n) = run(text, None, "two");
+        assert!(said.starts_with("one two") && n < n_all);
+        assert_eq!(finish, FinishReason::Cancelled);
+    }
+
+    #[test]
+    fn the_effort_sets_what_the_flags_leave_open() {
+        let args = SamplingArgs { top_p: Some(0.5), ..SamplingArgs::default() };
+        let params = sampling_params(&args, ReasoningEffort::High, None);
+        assert_eq!((params.temperature, params.top_p), (0.7, 0.5));
+        let params = sampling_params(&SamplingArgs::default(), ReasoningEffort::None, None);
+        assert_eq!((params.temperature, params.top_p), (0.1, 1.0));
+        let args = SamplingArgs { temperature: Some(0.2), ..SamplingArgs::default() };
+        assert_eq!(sampling_params(&args, ReasoningEffort::None, Some(0.9)).temperature, 0.9);
+    }
+}

@@ -1,0 +1,69 @@
+//! From the shared model flags to an opened engine, with progress and warnings shown.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::cli::{CacheType, ModelArgs};
+use crate::engine::{Engine, EngineOptions};
+use crate::ggml::DType;
+use crate::gguf::Gguf;
+use crate::model::{self, YarnPolicy};
+use crate::term::Printer;
+
+/// Opens the file that was asked for, or the built-in model, and says so.
+pub(super) fn gguf(args: &ModelArgs, printer: &Printer) -> Result<Gguf> {
+    match &args.model {
+        Some(path) => Ok(Gguf::open(path)?),
+        None => {
+            printer.note("no model given (-m FILE): using the built-in tiny model, a toy");
+            Ok(model::builtin())
+        }
+    }
+}
+
+/// Opens the engine as the flags say, and prints what it was opened with.
+pub(super) fn engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>> {
+    let gguf = gguf(args, printer)?;
+    let label = gguf.label().to_string();
+    let bar = printer.progress(0, "loading");
+    let engine = Engine::open(gguf, &options(args), &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let engine = engine.with_context(|| label)?;
+    for warning in engine.warnings() {
+        printer.warn(warning.to_string());
+    }
+    let [k, v] = engine.cache_types();
+    let cache = if k == v { k.name().to_owned() } else { format!("{}/{}", k.name(), v.name()) };
+    printer.note(format!(
+        "context {} tokens ({cache} cache), {} threads",
+        engine.n_ctx(),
+        engine.n_threads()
+    ));
+    Ok(engine)
+}
+
+/// The engine's options behind the flags.
+pub(super) fn options(args: &ModelArgs) -> EngineOptions {
+    EngineOptions {
+        n_ctx: args.ctx,
+        n_threads: args.threads,
+        cache_types: [args.cache_type_k, args.cache_type_v].map(|cache| cache.map(dtype)),
+        repack: !args.no_repack,
+        yarn: if args.yarn_as_is { YarnPolicy::AsIs } else { YarnPolicy::Correct },
+    }
+}
+
+/// ggml's name for a cache type.
+pub(super) fn dtype(cache: CacheType) -> DType {
+    match cache {
+        CacheType::F32 => DType::F32,
+        CacheType::F16 => DType::F16,
+        CacheType::Bf16 => DType::BF16,
+        CacheType::Q8_0 => DType::Q8_0,
+        CacheType::Q4_0 => DType::Q4_0,
+    }
+}

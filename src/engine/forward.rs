@@ -1,0 +1,195 @@
+//! One forward pass over rows of several sessions.
+
+use crate::ggml::{GgmlError, Ready, Scheduler};
+use crate::model::{KvCache, TextGraph, TextInputs, TextShape};
+use crate::tokenizer::TokenId;
+
+use super::{Engine, Error, N_BATCH, Session};
+
+/// f16 bits of 0 and −∞, the mask's two values.
+const MASK_OPEN: u16 = 0;
+const MASK_SHUT: u16 = 0xfc00;
+
+/// New tokens of one session.
+#[derive(Debug)]
+pub struct BatchRow<'a> {
+    /// The timeline that they continue.
+    pub session: &'a mut Session,
+    /// At least one; all rows together at most [`N_BATCH`].
+    pub tokens: &'a [TokenId],
+    /// How many of the last tokens want logits: 0 only fills the cache.
+    pub n_logits: usize,
+}
+
+/// What forward passes need and only one of them can have at a time.
+#[derive(Debug)]
+pub(super) struct Runtime {
+    sched: Scheduler,
+    kv: KvCache,
+    /// The graph that ran last; reused when the next batch has its shape.
+    graph: Option<TextGraph>,
+    inputs: InputValues,
+}
+
+/// Values of a pass's inputs, kept to be filled again.
+#[derive(Debug, Default)]
+struct InputValues {
+    tokens: Vec<i32>,
+    positions: Vec<i32>,
+    cells: Vec<i64>,
+    mask: Vec<u16>,
+    outputs: Vec<i32>,
+    attn_scale: Vec<f32>,
+}
+
+impl Runtime {
+    pub(super) fn new(sched: Scheduler, kv: KvCache) -> Self {
+        Runtime { sched, kv, graph: None, inputs: InputValues::default() }
+    }
+}
+
+impl Engine {
+    /// Runs the rows in one pass and appends the wanted logits to `logits`: in the order of rows and
+    /// tokens, `n_vocab` values each.
+    ///
+    /// On an error no session has changed. Only one pass runs at a time; others wait.
+    pub fn forward(&self, rows: &mut [BatchRow<'_>], logits: &mut Vec<f32>) -> Result<(), Error> {
+        self.check(rows)?;
+        let mut runtime = self.runtime.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.take_cells(rows)?;
+        let done = self.run(&mut runtime, rows, logits);
+        match done {
+            Ok(()) => {
+                for row in rows.iter_mut() {
+                    row.session.tokens.extend_from_slice(row.tokens);
+                }
+            }
+            Err(_) => self.return_cells(rows),
+        }
+        done
+    }
+
+    fn check(&self, rows: &[BatchRow<'_>]) -> Result<(), Error> {
+        let n_tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+        assert!((1..=N_BATCH).contains(&n_tokens), "a batch has 1 to {N_BATCH} tokens");
+        for row in rows {
+            assert!(!row.tokens.is_empty() && row.n_logits <= row.tokens.len(), "{row:?}");
+        }
+        let n_vocab = self.hparams.n_vocab as usize;
+        match rows.iter().flat_map(|row| row.tokens).find(|&&id| id as usize >= n_vocab) {
+            Some(&id) => Err(Error::TokenId { id, n_vocab }),
+            None => Ok(()),
+        }
+    }
+
+    fn take_cells(&self, rows: &mut [BatchRow<'_>]) -> Result<(), Error> {
+        let mut pool = self.cells();
+        for i in 0..rows.len() {
+            let n = rows[i].tokens.len();
+            if !pool.extend(&mut rows[i].session.cells, n) {
+                let n_tokens = rows[i].session.tokens.len() + n;
+                for row in &mut rows[..i] {
+                    let n_before = row.session.tokens.len();
+                    pool.truncate(&mut row.session.cells, n_before);
+                }
+                return Err(Error::ContextFull { n_tokens, n_ctx: self.n_ctx });
+            }
+        }
+        Ok(())
+    }
+
+    fn return_cells(&self, rows: &mut [BatchRow<'_>]) {
+        let mut pool = self.cells();
+        for row in rows {
+            let n_before = row.session.tokens.len();
+            pool.truncate(&mut row.session.cells, n_before);
+        }
+    }
+
+    fn run(
+        &self,
+        runtime: &mut Runtime,
+        rows: &[BatchRow<'_>],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let Runtime { sched, kv, graph, inputs } = runtime;
+        let last_cell = rows.iter().flat_map(|row| row.session.cells.as_slice()).max();
+        let shape = TextShape {
+            n_tokens: rows.iter().map(|row| row.tokens.len()).sum(),
+            n_kv: kv.view_for(last_cell.map_or(0, |&cell| cell as usize)),
+            n_outputs: rows.iter().map(|row| row.n_logits).sum(),
+        };
+        kv.zero_below(shape.n_kv);
+        if graph.as_ref().is_none_or(|graph| graph.shape != shape) {
+            *graph = Some(TextGraph::build(&self.hparams, &self.weights, kv, shape));
+        }
+        let text = graph.as_mut().expect("it was built above");
+        self.fill(inputs, rows, shape);
+        let computed = {
+            let mut ready = sched.ready(&mut text.graph)?;
+            inputs.set(&text.inputs, &mut ready);
+            ready.compute()
+        };
+        match computed {
+            Ok(computed) => {
+                if let Some(output) = text.logits {
+                    computed.read(output, logits);
+                }
+                Ok(())
+            }
+            Err(GgmlError::Cancelled) => {
+                self.lower_cancel();
+                Err(Error::Cancelled)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lays the rows out side by side: each token sees its own timeline up to itself.
+    fn fill(&self, inputs: &mut InputValues, rows: &[BatchRow<'_>], shape: TextShape) {
+        let InputValues { tokens, positions, cells, mask, outputs, attn_scale } = inputs;
+        for list in [&mut *tokens, positions, outputs] {
+            list.clear();
+        }
+        cells.clear();
+        attn_scale.clear();
+        mask.clear();
+        mask.resize(shape.n_kv * shape.n_tokens, MASK_SHUT);
+        for row in rows {
+            let timeline = row.session.cells.as_slice();
+            let n_past = row.session.tokens.len();
+            let first_output = row.tokens.len() - row.n_logits;
+            for (i, &token) in row.tokens.iter().enumerate() {
+                let position = n_past + i;
+                let line = &mut mask[tokens.len() * shape.n_kv..][..shape.n_kv];
+                for &cell in &timeline[..=position] {
+                    line[cell as usize] = MASK_OPEN;
+                }
+                if i >= first_output {
+                    outputs.push(tokens.len() as i32);
+                }
+                tokens.push(token as i32);
+                positions.push(position as i32);
+                cells.push(i64::from(timeline[position]));
+                if let Some(temperature) = self.hparams.attn_temperature {
+                    attn_scale.push(temperature.scale_at(position as u32));
+                }
+            }
+        }
+    }
+}
+
+impl InputValues {
+    fn set(&self, ids: &TextInputs, ready: &mut Ready<'_>) {
+        ready.set(ids.tokens, &self.tokens);
+        ready.set(ids.positions, &self.positions);
+        ready.set(ids.cells, &self.cells);
+        ready.set(ids.mask, &self.mask);
+        if let Some(id) = ids.outputs {
+            ready.set(id, &self.outputs);
+        }
+        if let Some(id) = ids.attn_scale {
+            ready.set(id, &self.attn_scale);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The narrow waist: everything above talks to a model through this module and nothing below it.
+//!
+//! An [`Engine`] is one opened model on its devices, shared by all. A [`Session`] is one timeline of
+//! tokens with its KV cache. Callers always hand over the *full* prompt: [`Session::sync`] finds what is
+//! already computed, drops what no longer fits, and runs the rest in chunks. [`Engine::forward`] is the
+//! one primitive beneath: rows of several sessions in one pass.
+//!
+//! The engine knows tokens, never text roles, JSON or terminals.
+
+mod forward;
+mod generate;
+mod machine;
+mod sampler;
+mod session;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub use forward::BatchRow;
+pub use generate::{End, Generation};
+pub use machine::{default_n_threads, memory_available};
+pub use sampler::{Sampler, SamplingError, SamplingParams};
+pub use session::{Session, SyncStats};
+
+use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
+use crate::gguf::{Gguf, TensorType};
+use crate::model::{
+    CellPool, Hparams, KvCache, ModelError, Placement, TextGraph, TextShape, Warning, Weights,
+    YarnPolicy,
+};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+use forward::Runtime;
+
+/// Most tokens in one forward pass; longer prompts go in chunks.
+pub const N_BATCH: usize = 512;
+
+/// Memory left to the rest of the machine when sizes are chosen for the user.
+const MEMORY_MARGIN: u64 = 1 << 30;
+
+/// Smallest context that is chosen for the user, however little memory there is.
+const N_CTX_MIN: u64 = 2048;
+
+/// Whatever keeps a model from opening or running.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Ggml(#[from] GgmlError),
+    /// A head's elements don't fill whole blocks of the cache's type.
+    #[error(
+        "a KV cache of type {dtype} needs heads of a multiple of {block} elements, this model's have \
+         {n_embd_head}; use --cache-type-{half} f16"
+    )]
+    CacheType { half: char, dtype: &'static str, block: i64, n_embd_head: u32 },
+    /// The asked-for context does not fit.
+    #[error(
+        "a context of {n_ctx} tokens needs {needed_gib:.1} GiB of KV cache, {free_gib:.1} GiB of memory \
+         are free; use a smaller --ctx or --cache-type-k q8_0 --cache-type-v q8_0"
+    )]
+    ContextMemory { n_ctx: u64, needed_gib: f64, free_gib: f64 },
+    /// A timeline is full.
+    #[error(
+        "the context is full: {n_tokens} tokens, {n_ctx} fit; raise --ctx or shorten the prompt"
+    )]
+    ContextFull { n_tokens: usize, n_ctx: usize },
+    /// A token that the model does not have.
+    #[error("token id {id} is not below the vocabulary's size {n_vocab}")]
+    TokenId { id: u32, n_vocab: usize },
+    /// The caller stopped the work.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// How to open a model. Every field is the caller's choice; there are no hidden defaults.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Context length; `None` for the trained one or the largest that fits memory.
+    pub n_ctx: Option<u32>,
+    /// CPU threads; `None` for [`default_n_threads`].
+    pub n_threads: Option<u32>,
+    /// Element types of K and V in the cache; `None` for f16, or f32 where the file's own weights are
+    /// F32: who runs such a file wants its exact numbers.
+    pub cache_types: [Option<DType>; 2],
+    /// Whether tensors may be rearranged for speed where the copy fits.
+    pub repack: bool,
+    /// What to do about a file's wrong YaRN magnitude.
+    pub yarn: YarnPolicy,
+}
+
+/// An opened model: weights, tokenizer, and the one runtime that runs its passes.
+#[derive(Debug)]
+pub struct Engine {
+    gguf: Arc<Gguf>,
+    hparams: Hparams,
+    warnings: Vec<Warning>,
+    tokenizer: Tokenizer,
+    weights: Weights,
+    cache_types: [DType; 2],
+    n_threads: u32,
+    n_ctx: usize,
+    cancel: Vec<CancelFlag>,
+    cells: Mutex<CellPool>,
+    runtime: Mutex<Runtime>,
+}
+
+impl Engine {
+    /// Opens a model on the CPU; `progress` is told the bytes in place and the bytes in all.
+    pub fn open(
+        gguf: Gguf,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Arc<Self>, Error> {
+        let gguf = Arc::new(gguf);
+        let (hparams, warnings) = crate::model::validate(&gguf, options.yarn)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let default = default_cache_type(&gguf);
+        let cache_types = options.cache_types.map(|dtype| dtype.unwrap_or(default));
+        check_cache_types(&hparams, cache_types)?;
+        let n_threads = options.n_threads.unwrap_or_else(default_n_threads);
+        let device = Device::cpu()?;
+
+        let free = memory_available();
+        let n_ctx = choose_n_ctx(&hparams, options.n_ctx, cache_types, gguf.n_bytes(), free)?;
+        let kv_bytes = kv_bytes_per_token(&hparams, cache_types) * n_ctx;
+        let placement = Placement {
+            device,
+            repack_budget: match options.repack {
+                true => free.saturating_sub(kv_bytes.min(free / 4) + MEMORY_MARGIN),
+                false => 0,
+            },
+            touch: gguf.n_bytes() < free,
+            n_threads: n_threads as usize,
+        };
+        let weights = Weights::load(&gguf, &hparams, placement, progress)?;
+        let kv = KvCache::new(&hparams, n_ctx as usize, cache_types, device)?;
+        let backend = Backend::new(device, n_threads)?;
+        let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
+        let worst = TextShape { n_tokens: N_BATCH, n_kv: n_ctx as usize, n_outputs: 1 };
+        sched.reserve(TextGraph::build(&hparams, &weights, &kv, worst).graph)?;
+        Ok(Arc::new(Engine {
+            cancel: sched.cancel_flags(),
+            cells: Mutex::new(CellPool::new(kv.n_cells())),
+            runtime: Mutex::new(Runtime::new(sched, kv)),
+            gguf,
+            hparams,
+            warnings,
+            tokenizer,
+            weights,
+            cache_types,
+            n_threads,
+            n_ctx: n_ctx as usize,
+        }))
+    }
+
+    /// The file that the model came from.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// The model's shape.
+    pub fn hparams(&self) -> &Hparams {
+        &self.hparams
+    }
+
+    /// What was found odd in the file, for the user to read.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// The model's own tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Most tokens in one timeline, and in all timelines together.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Element types of K and V in the cache.
+    pub fn cache_types(&self) -> [DType; 2] {
+        self.cache_types
+    }
+
+    /// CPU threads in use.
+    pub fn n_threads(&self) -> u32 {
+        self.n_threads
+    }
+
+    /// Bytes of weights that one decode step reads.
+    pub fn n_bytes_per_token(&self) -> u64 {
+        self.weights.n_bytes_per_token
+    }
+
+    /// Bytes of weights that lie in a copy rearranged for this CPU.
+    pub fn n_bytes_repacked(&self) -> u64 {
+        self.weights.n_bytes_repacked
+    }
+
+    /// Stops the pass that is running, from any thread; its rows fail with [`Error::Cancelled`].
+    pub fn cancel(&self) {
+        for flag in &self.cancel {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes back a [`cancel`](Self::cancel) that no pass has seen.
+    pub fn lower_cancel(&self) {
+        for flag in &self.cancel {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn cells(&self) -> MutexGuard<'_, CellPool> {
+        self.cells.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn default_cache_type(gguf: &Gguf) -> DType {
+    let exact = gguf.tensor("blk.0.attn_q.weight").is_some_and(|t| t.ty == TensorType::F32);
+    if exact { DType::F32 } else { DType::F16 }
+}
+
+fn kv_bytes_per_token(hparams: &Hparams, [k, v]: [DType; 2]) -> u64 {
+    let row = |dtype: DType, n_embd_head: u32| {
+        dtype.row_size(i64::from(n_embd_head) * i64::from(hparams.n_head_kv)) as u64
+    };
+    let per_layer = row(k, hparams.n_embd_head_k) + row(v, hparams.n_embd_head_v);
+    u64::from(hparams.n_layer) * per_layer
+}
+
+fn check_cache_types(hparams: &Hparams, [k, v]: [DType; 2]) -> Result<(), Error> {
+    for (half, dtype, n_embd_head) in
+        [('k', k, hparams.n_embd_head_k), ('v', v, hparams.n_embd_head_v)]
+    {
+        let block = dtype.block_size();
+        if i64::from(n_embd_head) % block != 0 {
+            return Err(Error::CacheType { half, dtype: dtype.name(), block, n_embd_head });
+        }
+    }
+    Ok(())
+}
+
+/// The wanted context, or the trained one, or the largest whose cache fits beside the weights.
+fn choose_n_ctx(
+    hparams: &Hparams,
+    wanted: Option<u32>,
+    cache_types: [DType; 2],
+    weight_bytes: u64,
+    free: u64,
+) -> Result<u64, Error> {
+    let per_token = kv_bytes_per_token(hparams, cache_types);
+    if let Some(n_ctx) = wanted.map(u64::from) {
+        let needed = per_token.saturating_mul(n_ctx);
+        if needed > free {
+            let gib = |n: u64| n as f64 / f64::from(1 << 30);
+            let (needed_gib, free_gib) = (gib(needed), gib(free));
+            return Err(Error::ContextMemory { n_ctx, needed_gib, free_gib });
+        }
+        return Ok(n_ctx);
+    }
+    let trained = u64::from(hparams.n_ctx_train);
+    let room = free.saturating_sub(weight_bytes.saturating_add(MEMORY_MARGIN)) / per_token;
+    Ok(trained.min(room / 256 * 256).max(N_CTX_MIN.min(trained)))
+}

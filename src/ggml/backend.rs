@@ -1,0 +1,254 @@
+//! Devices, the backends that run graphs on them, and the kinds of memory they offer.
+//!
+//! Whatever only the CPU can do is looked up by name in its registry entry, so that the same code
+//! serves a backend that is linked in, one of several variants, or one loaded at run time.
+
+use std::ffi::{CStr, c_void};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
+
+use ggml_sys as sys;
+
+use super::{DType, GgmlError, text};
+
+/// A device that ggml found: a processor or an accelerator. Devices live as long as the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device(NonNull<sys::ggml_backend_device>);
+
+// SAFETY: ggml's device entries are immutable after registration, which `devices` completes first.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+/// Every device of this machine that a compiled-in backend can use.
+pub fn devices() -> Vec<Device> {
+    register();
+    // SAFETY: the registry is complete; the index is below its count.
+    (0..unsafe { sys::ggml_backend_dev_count() })
+        .filter_map(|i| NonNull::new(unsafe { sys::ggml_backend_dev_get(i) }).map(Device))
+        .collect()
+}
+
+fn register() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the callback is a plain function that never unwinds.
+        unsafe { sys::ggml_log_set(Some(drop_log), std::ptr::null_mut()) };
+        #[cfg(feature = "cpu-variants")]
+        register_best_cpu();
+    });
+}
+
+/// ggml's own chatter is not for users: what they need to know, the layers above say.
+unsafe extern "C" fn drop_log(
+    _level: sys::ggml_log_level,
+    _text: *const std::ffi::c_char,
+    _data: *mut c_void,
+) {
+}
+
+#[cfg(feature = "cpu-variants")]
+fn register_best_cpu() {
+    // SAFETY: score functions only ask the processor; init is called for a variant that it can run.
+    let score = |variant: &&sys::CpuVariant| unsafe { (variant.2)() };
+    if let Some(best) = sys::CPU_VARIANTS.iter().max_by_key(score).filter(|v| score(v) > 0) {
+        unsafe { sys::ggml_backend_register((best.1)()) };
+    }
+}
+
+impl Device {
+    /// The processor.
+    pub fn cpu() -> Result<Device, GgmlError> {
+        devices().into_iter().find(|d| d.is_cpu()).ok_or(GgmlError::NoCpu)
+    }
+
+    fn ptr(self) -> sys::ggml_backend_dev_t {
+        self.0.as_ptr()
+    }
+
+    /// Whether this is the processor.
+    pub fn is_cpu(self) -> bool {
+        // SAFETY: a device pointer is valid for the program's life.
+        unsafe { sys::ggml_backend_dev_type(self.ptr()) == sys::GGML_BACKEND_DEVICE_TYPE_CPU }
+    }
+
+    /// Short name, such as `CPU`.
+    pub fn name(self) -> &'static str {
+        // SAFETY: names live as long as the device.
+        unsafe { text(sys::ggml_backend_dev_name(self.ptr())) }
+    }
+
+    /// What the device calls itself, such as the processor's model name.
+    pub fn description(self) -> String {
+        // SAFETY: as for `name`; the text may be anything the hardware says.
+        let description = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(self.ptr())) };
+        description.to_string_lossy().trim().to_owned()
+    }
+
+    /// Name of the backend that drives it, such as `CPU`.
+    pub fn backend_name(self) -> &'static str {
+        // SAFETY: registry entries live as long as the program.
+        unsafe { text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(self.ptr()))) }
+    }
+
+    /// The memory kind in which tensors lie as they are in a file.
+    pub fn buffer_type(self) -> BufferType {
+        // SAFETY: every device has a default buffer type.
+        BufferType(unsafe { sys::ggml_backend_dev_buffer_type(self.ptr()) })
+    }
+
+    /// Further memory kinds whose tensors are rearranged for speed, best first.
+    pub fn extra_buffer_types(self) -> Vec<BufferType> {
+        let Some(address) = self.proc_address(c"ggml_backend_dev_get_extra_bufts") else {
+            return Vec::new();
+        };
+        // SAFETY: ggml-backend.h fixes this type for this name; the list ends with NULL.
+        unsafe {
+            let get: sys::ggml_backend_dev_get_extra_bufts_t = std::mem::transmute(address);
+            let mut list = get.expect("the address is not null")(self.ptr());
+            let mut types = Vec::new();
+            while !list.is_null() && !(*list).is_null() {
+                types.push(BufferType(*list));
+                list = list.add(1);
+            }
+            types
+        }
+    }
+
+    /// Whether `weight` times an f32 matrix runs on this device when the weight lies in `kind`.
+    ///
+    /// `ne` is the weight's shape `[n_in, n_out]`.
+    pub fn supports_mul_mat(self, kind: BufferType, dtype: DType, ne: [i64; 2]) -> bool {
+        let builder = super::graph::Arena::new(8 * 1024);
+        let weight = builder.tensor(dtype, &[ne[0], ne[1]]);
+        let x = builder.tensor(DType::F32, &[ne[0], 512]);
+        // SAFETY: both tensors live in the arena; the empty buffer only lends its kind to the question
+        // and is freed after the answer.
+        unsafe {
+            let product = sys::ggml_mul_mat(builder.ptr(), weight.ptr.as_ptr(), x.ptr.as_ptr());
+            let buffer = sys::ggml_backend_buft_alloc_buffer(kind.0, 0);
+            (*weight.ptr.as_ptr()).buffer = buffer;
+            let supported = sys::ggml_backend_dev_supports_op(self.ptr(), product);
+            sys::ggml_backend_buffer_free(buffer);
+            supported
+        }
+    }
+
+    /// Whether host memory can be used in place, without a copy.
+    pub fn maps_host_memory(self) -> bool {
+        let mut props = sys::ggml_backend_dev_props::default();
+        // SAFETY: props is written by ggml.
+        unsafe { sys::ggml_backend_dev_get_props(self.ptr(), &mut props) };
+        props.caps.buffer_from_host_ptr
+    }
+
+    pub(super) fn wrap_host(self, bytes: &[u8]) -> Option<NonNull<sys::ggml_backend_buffer>> {
+        // SAFETY: the store keeps the memory alive as long as the buffer and never writes through it.
+        NonNull::new(unsafe {
+            sys::ggml_backend_dev_buffer_from_host_ptr(
+                self.ptr(),
+                bytes.as_ptr().cast_mut().cast(),
+                bytes.len(),
+                bytes.len(),
+            )
+        })
+    }
+
+    fn proc_address(self, name: &CStr) -> Option<*mut c_void> {
+        // SAFETY: the registry entry is valid; an unknown name gives NULL.
+        let address = unsafe {
+            sys::ggml_backend_reg_get_proc_address(
+                sys::ggml_backend_dev_backend_reg(self.ptr()),
+                name.as_ptr(),
+            )
+        };
+        (!address.is_null()).then_some(address)
+    }
+}
+
+/// A kind of memory that tensors can lie in. Kinds live as long as the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferType(pub(super) sys::ggml_backend_buffer_type_t);
+
+// SAFETY: buffer types are immutable statics of their backends.
+unsafe impl Send for BufferType {}
+// SAFETY: as above.
+unsafe impl Sync for BufferType {}
+
+impl BufferType {
+    /// Such as `CPU` or `CPU_REPACK`.
+    pub fn name(self) -> &'static str {
+        // SAFETY: names are literals of the backend.
+        unsafe { text(sys::ggml_backend_buft_name(self.0)) }
+    }
+
+    pub(super) fn alignment(self) -> usize {
+        // SAFETY: a buffer type pointer is always valid.
+        unsafe { sys::ggml_backend_buft_get_alignment(self.0) }
+    }
+}
+
+/// Raised from any thread to stop a running computation at its next operation.
+pub type CancelFlag = Arc<AtomicBool>;
+
+/// A device made ready to run graphs.
+#[derive(Debug)]
+pub struct Backend {
+    pub(super) ptr: NonNull<sys::ggml_backend>,
+    device: Device,
+    cancel: CancelFlag,
+}
+
+// SAFETY: a backend may be used from any one thread at a time, and &self does not touch it.
+unsafe impl Send for Backend {}
+
+impl Backend {
+    /// Starts `device` with `n_threads` threads, where the device counts threads.
+    pub fn new(device: Device, n_threads: u32) -> Result<Self, GgmlError> {
+        // SAFETY: the device is valid; NULL asks for its defaults.
+        let ptr =
+            NonNull::new(unsafe { sys::ggml_backend_dev_init(device.ptr(), std::ptr::null()) })
+                .ok_or_else(|| GgmlError::Compute(format!("{} did not start", device.name())))?;
+        let backend = Backend { ptr, device, cancel: CancelFlag::default() };
+        if let Some(address) = device.proc_address(c"ggml_backend_set_n_threads") {
+            // SAFETY: ggml-backend.h fixes this type for this name.
+            unsafe {
+                let set: sys::ggml_backend_set_n_threads_t = std::mem::transmute(address);
+                set.expect("the address is not null")(ptr.as_ptr(), n_threads as i32);
+            }
+        }
+        if let Some(address) = device.proc_address(c"ggml_backend_set_abort_callback") {
+            // SAFETY: as above; the flag behind the pointer is owned by the backend, which drops it
+            // after the last graph.
+            unsafe {
+                let set: sys::ggml_backend_set_abort_callback_t = std::mem::transmute(address);
+                let flag = Arc::as_ptr(&backend.cancel).cast_mut().cast();
+                set.expect("the address is not null")(ptr.as_ptr(), Some(is_raised), flag);
+            }
+        }
+        Ok(backend)
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The flag that stops this backend's computations; lower it before the next one.
+    pub fn cancel_flag(&self) -> CancelFlag {
+        self.cancel.clone()
+    }
+}
+
+unsafe extern "C" fn is_raised(flag: *mut c_void) -> bool {
+    // SAFETY: the backend keeps the flag alive while graphs run.
+    unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is ours; schedulers that use it own the backend.
+        unsafe { sys::ggml_backend_free(self.ptr.as_ptr()) };
+    }
+}

@@ -1,0 +1,214 @@
+//! The operations that gust's graphs are made of; each checks what ggml would assert.
+//!
+//! Shapes are in ggml's order, fastest dimension first.
+
+use ggml_sys as sys;
+
+use super::graph::GraphBuilder;
+use super::{DType, Tensor};
+
+/// How positions are rotated into a head (rope), as `ggml_rope_ext` takes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rope {
+    /// Rotated elements of a head; the rest passes through.
+    pub n_dims: i32,
+    /// Context length before YaRN stretched it.
+    pub n_ctx_orig: i32,
+    /// θ, the base of the frequencies.
+    pub freq_base: f32,
+    /// 1 / YaRN factor.
+    pub freq_scale: f32,
+    /// 1 switches YaRN's ramp on, 0 off.
+    pub ext_factor: f32,
+    /// Factor on sine and cosine besides the one that ggml derives from `freq_scale`.
+    pub attn_factor: f32,
+    /// Rotations above which a pair keeps its frequency.
+    pub beta_fast: f32,
+    /// Rotations below which a pair's frequency is divided by the factor.
+    pub beta_slow: f32,
+}
+
+#[track_caller]
+fn check(ok: bool, op: &str, a: Tensor<'_>, b: Tensor<'_>) {
+    assert!(ok, "{op}: {a:?} and {b:?} do not go together");
+}
+
+/// Whether `small` repeats a whole number of times to fill `big`.
+fn repeats(small: Tensor<'_>, big: Tensor<'_>) -> bool {
+    small.ne().iter().zip(big.ne()).all(|(s, b)| b % s == 0)
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<'g> GraphBuilder<'g> {
+    fn ctx(&self) -> *mut sys::ggml_context {
+        self.arena.ptr()
+    }
+
+    // SAFETY of every block below: the handles point to live headers ('g), the arena has room
+    // (`Graph::build`), and the checks before the call are the asserts of the ggml function.
+
+    /// Rows `ids` (I32 `[n]`) of `table` `[n_embd, n_rows]` as F32: `[n_embd, n]`.
+    #[track_caller]
+    pub fn get_rows(&self, table: Tensor<'g>, ids: Tensor<'g>) -> Tensor<'g> {
+        check(ids.dtype() == DType::I32 && table.ne()[2] == ids.ne()[1], "get_rows", table, ids);
+        Tensor::new(unsafe { sys::ggml_get_rows(self.ctx(), table.ptr.as_ptr(), ids.ptr.as_ptr()) })
+    }
+
+    /// Writes `rows` (F32 `[n, n_rows]`) into `table` `[n, …]` at row numbers `ids` (I64 `[n_rows]`).
+    #[track_caller]
+    pub fn set_rows(&self, table: Tensor<'g>, rows: Tensor<'g>, ids: Tensor<'g>) -> Tensor<'g> {
+        let fits = table.ne()[0] == rows.ne()[0] && rows.ne()[1] == ids.ne()[0];
+        check(fits && rows.dtype() == DType::F32, "set_rows", table, rows);
+        check(ids.dtype() == DType::I64, "set_rows", table, ids);
+        Tensor::new(unsafe {
+            sys::ggml_set_rows(self.ctx(), table.ptr.as_ptr(), rows.ptr.as_ptr(), ids.ptr.as_ptr())
+        })
+    }
+
+    /// `weight` `[n_in, n_out]` times `x` `[n_in, n]`: `[n_out, n]`.
+    #[track_caller]
+    pub fn mul_mat(&self, weight: Tensor<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let (w, v) = (weight.ne(), x.ne());
+        check(w[0] == v[0] && v[2] % w[2] == 0 && v[3] % w[3] == 0, "mul_mat", weight, x);
+        Tensor::new(unsafe { sys::ggml_mul_mat(self.ctx(), weight.ptr.as_ptr(), x.ptr.as_ptr()) })
+    }
+
+    /// Element-wise sum; `b` repeats to the shape of `a`.
+    #[track_caller]
+    pub fn add(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+        check(repeats(b, a), "add", a, b);
+        Tensor::new(unsafe { sys::ggml_add(self.ctx(), a.ptr.as_ptr(), b.ptr.as_ptr()) })
+    }
+
+    /// Element-wise product; `b` repeats to the shape of `a`.
+    #[track_caller]
+    pub fn mul(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+        check(repeats(b, a), "mul", a, b);
+        Tensor::new(unsafe { sys::ggml_mul(self.ctx(), a.ptr.as_ptr(), b.ptr.as_ptr()) })
+    }
+
+    /// x / sqrt(mean(x²) + eps) over the first dimension.
+    #[track_caller]
+    pub fn rms_norm(&self, x: Tensor<'g>, eps: f32) -> Tensor<'g> {
+        assert!(x.dtype() == DType::F32 && eps >= 0.0, "rms_norm: {x:?}, eps {eps}");
+        Tensor::new(unsafe { sys::ggml_rms_norm(self.ctx(), x.ptr.as_ptr(), eps) })
+    }
+
+    /// silu(gate) ⊙ up, both `[n_ff, n]`.
+    #[track_caller]
+    pub fn swiglu(&self, gate: Tensor<'g>, up: Tensor<'g>) -> Tensor<'g> {
+        check(gate.ne() == up.ne() && gate.dtype() == up.dtype(), "swiglu", gate, up);
+        Tensor::new(unsafe {
+            sys::ggml_swiglu_split(self.ctx(), gate.ptr.as_ptr(), up.ptr.as_ptr())
+        })
+    }
+
+    /// Rotates interleaved pairs (2k, 2k+1) of each head of `x` `[n_embd_head, n_head, n]` by
+    /// `positions` (I32 `[n]`). `freq_factors` (F32 `[n_dims/2]`) divide the frequencies.
+    #[track_caller]
+    pub fn rope(
+        &self,
+        x: Tensor<'g>,
+        positions: Tensor<'g>,
+        freq_factors: Option<Tensor<'g>>,
+        rope: &Rope,
+    ) -> Tensor<'g> {
+        check(
+            positions.dtype() == DType::I32 && x.ne()[2] == positions.ne()[0],
+            "rope",
+            x,
+            positions,
+        );
+        assert!(
+            rope.n_dims % 2 == 0 && i64::from(rope.n_dims) <= x.ne()[0],
+            "rope: {rope:?} on {x:?}"
+        );
+        let factors = freq_factors.map_or(std::ptr::null_mut(), |f| {
+            check(f.dtype() == DType::F32 && f.ne()[0] >= i64::from(rope.n_dims / 2), "rope", x, f);
+            f.ptr.as_ptr()
+        });
+        Tensor::new(unsafe {
+            sys::ggml_rope_ext(
+                self.ctx(),
+                x.ptr.as_ptr(),
+                positions.ptr.as_ptr(),
+                factors,
+                rope.n_dims,
+                sys::GGML_ROPE_TYPE_NORMAL as i32,
+                rope.n_ctx_orig,
+                rope.freq_base,
+                rope.freq_scale,
+                rope.ext_factor,
+                rope.attn_factor,
+                rope.beta_fast,
+                rope.beta_slow,
+            )
+        })
+    }
+
+    /// softmax(scale · QKᵀ + mask) V without the score matrix in memory.
+    ///
+    /// `q` `[d_k, n, n_head]`, `k` `[d_k, n_kv, n_head_kv]`, `v` `[d_v, n_kv, n_head_kv]`, `mask` F16
+    /// `[n_kv, n]`; gives `[d_v, n_head, n]`. Accumulates in f32 on every backend.
+    #[track_caller]
+    pub fn flash_attn(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Tensor<'g> {
+        let (nq, nk, nv, nm) = (q.ne(), k.ne(), v.ne(), mask.ne());
+        check(nq[0] == nk[0] && nq[2] % nk[2] == 0, "flash_attn", q, k);
+        check(nk[1] == nv[1] && nk[2] == nv[2], "flash_attn", k, v);
+        let mask_fits = mask.dtype() == DType::F16 && nm[0] == nk[1] && nm[1] >= nq[1];
+        check(mask_fits && mask.is_contiguous(), "flash_attn", q, mask);
+        Tensor::new(unsafe {
+            let out = sys::ggml_flash_attn_ext(
+                self.ctx(),
+                q.ptr.as_ptr(),
+                k.ptr.as_ptr(),
+                v.ptr.as_ptr(),
+                mask.ptr.as_ptr(),
+                scale,
+                0.0,
+                0.0,
+            );
+            sys::ggml_prec_set_acc(out, sys::GGML_PREC_F32);
+            out
+        })
+    }
+
+    /// The same elements in another shape.
+    #[track_caller]
+    pub fn reshape(&self, x: Tensor<'g>, ne: &[i64]) -> Tensor<'g> {
+        assert!(x.is_contiguous(), "reshape: {x:?} is not contiguous");
+        assert_eq!(x.n_elements(), ne.iter().product::<i64>(), "reshape: {x:?} to {ne:?}");
+        let (ctx, ptr) = (self.ctx(), x.ptr.as_ptr());
+        Tensor::new(unsafe {
+            match *ne {
+                [a, b] => sys::ggml_reshape_2d(ctx, ptr, a, b),
+                [a, b, c] => sys::ggml_reshape_3d(ctx, ptr, a, b, c),
+                _ => panic!("reshape: to two or three dimensions, not {ne:?}"),
+            }
+        })
+    }
+
+    /// The first `ne[1]` rows of `x` `[n_embd_head · n_head, n_rows]` seen as
+    /// `[n_embd_head, n_rows, n_head]`, where `ne` = `[n_embd_head, n_rows, n_head]`.
+    #[track_caller]
+    pub fn view_heads(&self, x: Tensor<'g>, ne: [i64; 3]) -> Tensor<'g> {
+        let fits = ne[0] * ne[2] == x.ne()[0] && ne[1] <= x.ne()[1];
+        assert!(fits, "view_heads: {ne:?} of {x:?}");
+        let head = x.dtype().row_size(ne[0]);
+        Tensor::new(unsafe {
+            sys::ggml_view_3d(self.ctx(), x.ptr.as_ptr(), ne[0], ne[1], ne[2], x.nb()[1], head, 0)
+        })
+    }
+
+    /// Swaps the second and third dimension, without moving an element.
+    pub fn swap_12(&self, x: Tensor<'g>) -> Tensor<'g> {
+        Tensor::new(unsafe { sys::ggml_permute(self.ctx(), x.ptr.as_ptr(), 0, 2, 1, 3) })
+    }
+}

@@ -1,0 +1,157 @@
+//! Running graphs: plans memory over the backends, sets inputs, computes, reads outputs.
+
+use std::ptr::NonNull;
+
+use ggml_sys as sys;
+
+use super::{Backend, CancelFlag, DType, Element, GgmlError, Graph, InputId, OutputId};
+
+/// Owns the backends and the working memory of one graph at a time.
+#[derive(Debug)]
+pub struct Scheduler {
+    ptr: NonNull<sys::ggml_backend_sched>,
+    backends: Vec<Backend>,
+    /// Id of the graph whose tensors point into the working memory; 0 for none.
+    current: u64,
+}
+
+// SAFETY: used through &mut only, so by one thread at a time.
+unsafe impl Send for Scheduler {}
+
+impl Scheduler {
+    /// A scheduler for graphs of at most `n_nodes` operations; earlier backends are preferred, and the
+    /// last must be the CPU.
+    pub fn new(backends: Vec<Backend>, n_nodes: usize) -> Self {
+        assert!(backends.last().is_some_and(|b| b.device().is_cpu()), "the CPU comes last");
+        let mut pointers: Vec<_> = backends.iter().map(|b| b.ptr.as_ptr()).collect();
+        // SAFETY: the backends live as long as the scheduler; NULL takes their default memory.
+        let ptr = unsafe {
+            sys::ggml_backend_sched_new(
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+                pointers.len() as i32,
+                n_nodes,
+                false,
+                true,
+            )
+        };
+        let ptr = NonNull::new(ptr).expect("the scheduler's own tables can be allocated");
+        Scheduler { ptr, backends, current: 0 }
+    }
+
+    /// Flags that stop a running computation, one a backend.
+    pub fn cancel_flags(&self) -> Vec<CancelFlag> {
+        self.backends.iter().map(Backend::cancel_flag).collect()
+    }
+
+    /// Bytes of working memory on all backends.
+    pub fn n_bytes(&self) -> usize {
+        let size = |b: &Backend| {
+            // SAFETY: scheduler and backend are valid.
+            unsafe { sys::ggml_backend_sched_get_buffer_size(self.ptr.as_ptr(), b.ptr.as_ptr()) }
+        };
+        self.backends.iter().map(size).sum()
+    }
+
+    /// Sizes the working memory for `graph`, so that smaller ones need no new memory later.
+    ///
+    /// The graph is spent: only its measure is taken.
+    pub fn reserve(&mut self, graph: Graph) -> Result<(), GgmlError> {
+        self.current = 0;
+        // SAFETY: the graph is valid and dropped after; reserving leaves nothing pointing to it.
+        let reserved = unsafe {
+            sys::ggml_backend_sched_reset(self.ptr.as_ptr());
+            sys::ggml_backend_sched_reserve(self.ptr.as_ptr(), graph.cgraph.as_ptr())
+        };
+        if reserved { Ok(()) } else { Err(GgmlError::AllocGraph) }
+    }
+
+    /// Makes `graph` the current one. Planning is skipped when it already is: the fast way for a graph
+    /// that is run again with new inputs.
+    ///
+    /// A graph that was current once and is not any more can't come back; build it anew.
+    pub fn ready<'a>(&'a mut self, graph: &'a mut Graph) -> Result<Ready<'a>, GgmlError> {
+        if self.current != graph.id {
+            // SAFETY: tensors of the earlier graph dangle from here on, and `current` forgets it.
+            let planned = unsafe {
+                sys::ggml_backend_sched_reset(self.ptr.as_ptr());
+                sys::ggml_backend_sched_alloc_graph(self.ptr.as_ptr(), graph.cgraph.as_ptr())
+            };
+            if !planned {
+                self.current = 0;
+                return Err(GgmlError::AllocGraph);
+            }
+            self.current = graph.id;
+        }
+        Ok(Ready { sched: self, graph })
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        // SAFETY: freed before the backends, which are fields.
+        unsafe { sys::ggml_backend_sched_free(self.ptr.as_ptr()) };
+    }
+}
+
+/// A graph with memory, whose inputs can be set.
+pub struct Ready<'a> {
+    sched: &'a mut Scheduler,
+    graph: &'a mut Graph,
+}
+
+impl<'a> Ready<'a> {
+    /// Sets all elements of an input.
+    pub fn set<T: Element>(&mut self, input: InputId, values: &[T]) {
+        let tensor = self.graph.inputs[input.0].as_ptr();
+        // SAFETY: type and size are checked; the tensor has memory unless the graph does not use it.
+        unsafe {
+            assert_eq!(DType((*tensor).type_), T::DTYPE, "input has another type");
+            assert_eq!(sys::ggml_nbytes(tensor), size_of_val(values), "input has another size");
+            if !(*tensor).buffer.is_null() {
+                let n_bytes = size_of_val(values);
+                sys::ggml_backend_tensor_set(tensor, values.as_ptr().cast(), 0, n_bytes);
+            }
+        }
+    }
+
+    /// Runs the graph.
+    pub fn compute(self) -> Result<Computed<'a>, GgmlError> {
+        // SAFETY: the graph is planned on this scheduler and its stores are alive.
+        let status = unsafe {
+            sys::ggml_backend_sched_graph_compute(
+                self.sched.ptr.as_ptr(),
+                self.graph.cgraph.as_ptr(),
+            )
+        };
+        match status {
+            sys::GGML_STATUS_SUCCESS => Ok(Computed { graph: self.graph, _sched: self.sched }),
+            sys::GGML_STATUS_ABORTED => Err(GgmlError::Cancelled),
+            sys::GGML_STATUS_ALLOC_FAILED => Err(GgmlError::AllocGraph),
+            status => Err(GgmlError::Compute(format!("status {status}"))),
+        }
+    }
+}
+
+/// A graph that has run, whose outputs can be read.
+pub struct Computed<'a> {
+    graph: &'a Graph,
+    _sched: &'a mut Scheduler,
+}
+
+impl Computed<'_> {
+    /// Appends all elements of an F32 output to `out`.
+    pub fn read(&self, output: OutputId, out: &mut Vec<f32>) {
+        let tensor = self.graph.outputs[output.0].as_ptr();
+        // SAFETY: the type is checked; the reserved room is filled before its length is set.
+        unsafe {
+            assert_eq!(DType((*tensor).type_), DType::F32, "output has another type");
+            let n_bytes = sys::ggml_nbytes(tensor);
+            let n = n_bytes / size_of::<f32>();
+            out.reserve(n);
+            let end = out.as_mut_ptr().add(out.len());
+            sys::ggml_backend_tensor_get(tensor, end.cast(), 0, n_bytes);
+            out.set_len(out.len() + n);
+        }
+    }
+}

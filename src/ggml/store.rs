@@ -1,0 +1,239 @@
+//! Tensors with memory of their own that outlive any one graph: weights and KV cache.
+//!
+//! A store is filled once, by its builder, and then only read, or written by graphs that its single
+//! owner runs. Graphs hold it by `Arc`, so its memory outlives every use.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use ggml_sys as sys;
+
+use super::graph::Arena;
+use super::{BufferType, DType, Device, GgmlError, Tensor};
+
+/// Memory that tensors may use in place, such as a mapped file.
+///
+/// `as_ref` is asked once; it must keep returning the same bytes while the store lives.
+pub type HostMemory = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Names one tensor of one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorId(usize);
+
+struct Buffer(NonNull<sys::ggml_backend_buffer>);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the buffer is ours, and the store's tensors go with it.
+        unsafe { sys::ggml_backend_buffer_free(self.0.as_ptr()) };
+    }
+}
+
+/// Tensors and the memory they lie in.
+pub struct TensorStore {
+    tensors: Vec<NonNull<sys::ggml_tensor>>,
+    n_bytes: usize,
+    // Freed in this order: buffers before the memory they wrap and the headers that point to them.
+    _buffers: Vec<Buffer>,
+    _memory: Vec<HostMemory>,
+    _arena: Arena,
+}
+
+// SAFETY: headers and buffers are fixed once built. Weights are never written again; the KV cache is
+// written only by graphs, which its one owner computes one at a time (see `model::KvCache`).
+unsafe impl Send for TensorStore {}
+// SAFETY: as above.
+unsafe impl Sync for TensorStore {}
+
+impl std::fmt::Debug for TensorStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TensorStore({} tensors)", self.tensors.len())
+    }
+}
+
+impl TensorStore {
+    pub(super) fn tensor(&self, id: TensorId) -> *mut sys::ggml_tensor {
+        self.tensors[id.0].as_ptr()
+    }
+
+    /// Bytes in buffers that the store allocated itself, mapped memory not counted.
+    pub fn n_bytes_allocated(&self) -> usize {
+        self.n_bytes
+    }
+
+    /// Zeroes rows of a two-dimensional tensor that no graph is using.
+    pub fn zero_rows(&self, id: TensorId, rows: std::ops::Range<usize>) {
+        let tensor = self.tensor(id);
+        // SAFETY: the range is checked against the tensor; the owner runs no graph meanwhile.
+        unsafe {
+            assert!(rows.end <= (*tensor).ne[1] as usize, "rows {rows:?} past the tensor's end");
+            let row = (*tensor).nb[1];
+            sys::ggml_backend_tensor_memset(tensor, 0, rows.start * row, rows.len() * row);
+        }
+    }
+
+    /// Copies bytes of a tensor out of the store, from `offset` on.
+    pub fn read(&self, id: TensorId, offset: usize, out: &mut [u8]) {
+        let tensor = self.tensor(id);
+        // SAFETY: the range is checked against the tensor's size; the tensor has memory.
+        unsafe {
+            assert!(offset + out.len() <= sys::ggml_nbytes(tensor), "read past the tensor's end");
+            sys::ggml_backend_tensor_get(tensor, out.as_mut_ptr().cast(), offset, out.len());
+        }
+    }
+}
+
+/// Declares tensors, gives them memory, fills them.
+pub struct StoreBuilder {
+    store: TensorStore,
+}
+
+impl StoreBuilder {
+    /// Room for `n_tensors` declarations.
+    pub fn new(n_tensors: usize) -> Self {
+        let arena = Arena::for_tensors(n_tensors);
+        StoreBuilder {
+            store: TensorStore {
+                tensors: Vec::with_capacity(n_tensors),
+                n_bytes: 0,
+                _buffers: Vec::new(),
+                _memory: Vec::new(),
+                _arena: arena,
+            },
+        }
+    }
+
+    /// Declares a tensor of shape `ne`, without memory yet.
+    pub fn declare(&mut self, name: &str, dtype: DType, ne: &[i64]) -> TensorId {
+        let tensor = self.store._arena.tensor(dtype, ne).named(name);
+        self.store.tensors.push(tensor.ptr);
+        TensorId(self.store.tensors.len() - 1)
+    }
+
+    /// Bytes of the declared tensor.
+    pub fn n_bytes(&self, id: TensorId) -> usize {
+        // SAFETY: the header is in our arena.
+        unsafe { sys::ggml_nbytes(self.store.tensor(id)) }
+    }
+
+    /// Puts tensors where they already lie: `(tensor, offset into memory)`.
+    ///
+    /// Offsets must be aligned for the device; extents are checked.
+    pub fn map(
+        &mut self,
+        device: Device,
+        memory: &HostMemory,
+        tensors: &[(TensorId, usize)],
+    ) -> Result<(), GgmlError> {
+        let bytes = (**memory).as_ref();
+        let buffer = device.wrap_host(bytes).map(Buffer).ok_or(GgmlError::Alloc {
+            what: "mapped weights",
+            n_bytes: bytes.len(),
+            device: device.name().to_owned(),
+        })?;
+        for &(id, offset) in tensors {
+            let end = offset.checked_add(self.n_bytes(id)).expect("extents were validated");
+            assert!(end <= bytes.len(), "tensor ends at {end}, its memory at {}", bytes.len());
+            // SAFETY: [offset, end) lies in the buffer; the tensor has no memory yet.
+            unsafe {
+                place(buffer.0, self.store.tensor(id), bytes.as_ptr().add(offset).cast_mut())
+            };
+        }
+        self.mark_weights(&buffer);
+        self.store._buffers.push(buffer);
+        self.store._memory.push(memory.clone());
+        Ok(())
+    }
+
+    /// Gives tensors new memory of one kind, in one buffer; `what` names it in an error.
+    pub fn allocate(
+        &mut self,
+        kind: BufferType,
+        device: Device,
+        what: &'static str,
+        tensors: &[TensorId],
+    ) -> Result<(), GgmlError> {
+        let align = kind.alignment();
+        let mut offsets = Vec::with_capacity(tensors.len());
+        let mut n_bytes = 0usize;
+        for &id in tensors {
+            offsets.push(n_bytes);
+            // SAFETY: the header is in our arena; the kind may want more than nbytes.
+            let size =
+                unsafe { sys::ggml_backend_buft_get_alloc_size(kind.0, self.store.tensor(id)) };
+            n_bytes += size.next_multiple_of(align);
+        }
+        // SAFETY: a plain allocation, NULL if refused.
+        let buffer = NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, n_bytes) })
+            .map(Buffer)
+            .ok_or_else(|| GgmlError::Alloc { what, n_bytes, device: device.name().to_owned() })?;
+        for (&id, offset) in tensors.iter().zip(offsets) {
+            // SAFETY: offsets were laid out above inside the buffer's n_bytes.
+            unsafe {
+                let base = sys::ggml_backend_buffer_get_base(buffer.0.as_ptr()).cast::<u8>();
+                place(buffer.0, self.store.tensor(id), base.add(offset));
+            }
+        }
+        self.mark_weights(&buffer);
+        self.store.n_bytes += n_bytes;
+        self.store._buffers.push(buffer);
+        Ok(())
+    }
+
+    fn mark_weights(&self, buffer: &Buffer) {
+        // SAFETY: the buffer is valid; usage is a hint to the scheduler.
+        unsafe {
+            sys::ggml_backend_buffer_set_usage(
+                buffer.0.as_ptr(),
+                sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
+            );
+        }
+    }
+
+    /// Fills a whole tensor that has memory of its own. Different tensors may be filled from
+    /// different threads at once.
+    pub fn fill(&self, id: TensorId, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.n_bytes(id), "a tensor is filled whole");
+        // SAFETY: sizes agree; `allocate` gave the tensor memory that nobody else writes.
+        unsafe {
+            let tensor = self.store.tensor(id);
+            assert!(!(*tensor).data.is_null(), "a tensor is filled after it has memory");
+            sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, bytes.len());
+        }
+    }
+
+    /// Zeroes every buffer that the store allocated.
+    pub fn zero(&self) {
+        for buffer in &self.store._buffers {
+            // SAFETY: the buffer is ours.
+            unsafe { sys::ggml_backend_buffer_clear(buffer.0.as_ptr(), 0) };
+        }
+    }
+
+    /// The finished store.
+    pub fn finish(self) -> Arc<TensorStore> {
+        Arc::new(self.store)
+    }
+}
+
+/// `fill` from several threads: headers are read only, and each thread writes its own tensor.
+// SAFETY: see above; the builder's mutating methods need &mut.
+unsafe impl Sync for StoreBuilder {}
+
+/// # Safety
+/// `address` and the tensor's bytes after it must lie in `buffer`, and the tensor must be new.
+unsafe fn place(
+    buffer: NonNull<sys::ggml_backend_buffer>,
+    tensor: *mut sys::ggml_tensor,
+    address: *mut u8,
+) {
+    // SAFETY: the caller's promise.
+    let status = unsafe { sys::ggml_backend_tensor_alloc(buffer.as_ptr(), tensor, address.cast()) };
+    assert_eq!(status, sys::GGML_STATUS_SUCCESS, "placing a checked tensor can't fail");
+}
+
+impl<'g> Tensor<'g> {
+    pub(super) fn of_store(store: &'g TensorStore, id: TensorId) -> Tensor<'g> {
+        Tensor::new(store.tensor(id))
+    }
+}

@@ -1,0 +1,219 @@
+//! The KV cache: one pool of cells that all sessions share.
+//!
+//! A cell is one row of every layer's K and V tensor and holds one position of one timeline. Sessions
+//! own lists of cells; a prefix that two sessions share is the same cells counted twice, so sharing
+//! costs nothing and freeing is a decrement. Which cells a token may look at is said by the mask, so
+//! cells need no order; they are handed out in runs all the same, because backends skip masked blocks.
+
+use std::sync::Arc;
+
+use crate::ggml::{DType, Device, GgmlError, StoreBuilder, TensorId, TensorStore};
+
+use super::Hparams;
+
+/// Most cells that a session takes at once, so that sessions growing side by side stay in runs.
+const RUN: usize = 32;
+
+/// A run is at most this part of the free cells: what one session takes ahead, another can't use.
+const RUN_SHARE: usize = 64;
+
+/// Graphs look at whole multiples of this many cells, so that one graph serves many steps.
+const VIEW_STEP: usize = 256;
+
+/// K and V of every layer, on one device.
+#[derive(Debug)]
+pub struct KvCache {
+    store: Arc<TensorStore>,
+    /// One per layer, `[n_embd_head_k · n_head_kv, n_cells]`.
+    k: Vec<TensorId>,
+    /// One per layer, `[n_embd_head_v · n_head_kv, n_cells]`.
+    v: Vec<TensorId>,
+    n_cells: usize,
+    /// Cells below this have been zeroed; memory above has never been touched.
+    n_zeroed: usize,
+}
+
+impl KvCache {
+    /// A cache of `n_cells` positions. Its pages are touched only as they come into use.
+    pub fn new(
+        hparams: &Hparams,
+        n_cells: usize,
+        [type_k, type_v]: [DType; 2],
+        device: Device,
+    ) -> Result<Self, GgmlError> {
+        let n_layer = hparams.n_layer as usize;
+        let n_head_kv = i64::from(hparams.n_head_kv);
+        let n_k = i64::from(hparams.n_embd_head_k) * n_head_kv;
+        let n_v = i64::from(hparams.n_embd_head_v) * n_head_kv;
+        let mut builder = StoreBuilder::new(2 * n_layer);
+        let mut declare = |what: &str, dtype, n| -> Vec<TensorId> {
+            let name = |layer| format!("cache_{what}-{layer}");
+            (0..n_layer).map(|i| builder.declare(&name(i), dtype, &[n, n_cells as i64])).collect()
+        };
+        let (k, v) = (declare("k", type_k, n_k), declare("v", type_v, n_v));
+        let all: Vec<TensorId> = k.iter().chain(&v).copied().collect();
+        builder.allocate(device.buffer_type(), device, "the KV cache", &all)?;
+        Ok(KvCache { store: builder.finish(), k, v, n_cells, n_zeroed: 0 })
+    }
+
+    /// Positions that fit.
+    pub fn n_cells(&self) -> usize {
+        self.n_cells
+    }
+
+    /// Bytes of all cells.
+    pub fn n_bytes(&self) -> usize {
+        self.store.n_bytes_allocated()
+    }
+
+    /// K and V of one layer, for the graph.
+    pub(super) fn layer(&self, layer: usize) -> (&Arc<TensorStore>, TensorId, TensorId) {
+        (&self.store, self.k[layer], self.v[layer])
+    }
+
+    /// How many cells a graph must look at to see cell `last`.
+    pub fn view_for(&self, last: usize) -> usize {
+        (last + 1).next_multiple_of(VIEW_STEP).min(self.n_cells)
+    }
+
+    /// Makes cells below `n` readable: a masked cell is multiplied by zero, which garbage would survive.
+    pub fn zero_below(&mut self, n: usize) {
+        if n > self.n_zeroed {
+            for &id in self.k.iter().chain(&self.v) {
+                self.store.zero_rows(id, self.n_zeroed..n);
+            }
+            self.n_zeroed = n;
+        }
+    }
+}
+
+/// Counts who uses which cell.
+#[derive(Debug)]
+pub struct CellPool {
+    /// Timelines that own the cell; 0 is free.
+    n_owners: Vec<u16>,
+    n_free: usize,
+}
+
+/// The cells of one timeline, in the order of its positions.
+#[derive(Debug, Default)]
+pub struct Cells {
+    used: Vec<u32>,
+    /// Taken ahead and not yet used; ascending from the end.
+    ahead: Vec<u32>,
+}
+
+impl Cells {
+    /// Cell of each position.
+    pub fn as_slice(&self) -> &[u32] {
+        &self.used
+    }
+}
+
+impl CellPool {
+    /// A pool of free cells.
+    pub fn new(n_cells: usize) -> Self {
+        CellPool { n_owners: vec![0; n_cells], n_free: n_cells }
+    }
+
+    /// Cells that nobody owns.
+    pub fn n_free(&self) -> usize {
+        self.n_free
+    }
+
+    /// Appends `n` cells to a timeline; `false`, and nothing done, when too few are free.
+    pub fn extend(&mut self, cells: &mut Cells, n: usize) -> bool {
+        if self.n_free + cells.ahead.len() < n {
+            return false;
+        }
+        for _ in 0..n {
+            if cells.ahead.is_empty() {
+                self.take_run(cells);
+            }
+            cells.used.push(cells.ahead.pop().expect("a free cell was counted"));
+        }
+        true
+    }
+
+    /// Cuts a timeline to its first `n` positions.
+    pub fn truncate(&mut self, cells: &mut Cells, n: usize) {
+        for cell in cells.used.drain(n.min(cells.used.len())..).chain(cells.ahead.drain(..)) {
+            release(&mut self.n_owners, &mut self.n_free, cell);
+        }
+    }
+
+    /// Another timeline with the same first `n` positions.
+    pub fn share(&mut self, cells: &Cells, n: usize) -> Cells {
+        let used = cells.used[..n].to_vec();
+        for &cell in &used {
+            self.n_owners[cell as usize] += 1;
+        }
+        Cells { used, ahead: Vec::new() }
+    }
+
+    /// Takes free cells that follow each other: after the timeline's last if possible, else from the
+    /// first gap of a whole run, else from the first gap at all.
+    fn take_run(&mut self, cells: &mut Cells) {
+        let free = |i: usize| self.n_owners.get(i) == Some(&0);
+        let after_last = cells.used.last().map_or(0, |&c| c as usize + 1);
+        let start = if free(after_last) {
+            after_last
+        } else {
+            let whole = |start: &usize| (*start..*start + RUN).all(free);
+            (0..self.n_owners.len())
+                .step_by(RUN)
+                .find(whole)
+                .or_else(|| (0..self.n_owners.len()).find(|&i| free(i)))
+                .expect("a free cell was counted")
+        };
+        let n = RUN.min(1 + self.n_free / RUN_SHARE);
+        let run = (start..start + n).take_while(|&i| free(i)).map(|i| i as u32);
+        cells.ahead = run.collect();
+        cells.ahead.reverse();
+        for &cell in &cells.ahead {
+            self.n_owners[cell as usize] = 1;
+        }
+        self.n_free -= cells.ahead.len();
+    }
+}
+
+fn release(n_owners: &mut [u16], n_free: &mut usize, cell: u32) {
+    let owners = &mut n_owners[cell as usize];
+    *owners -= 1;
+    if *owners == 0 {
+        *n_free += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_shared_counted_and_returned() {
+        let mut pool = CellPool::new(100);
+        let (mut a, mut b) = (Cells::default(), Cells::default());
+        assert!(pool.extend(&mut a, 40));
+        assert!(pool.extend(&mut b, 10));
+        assert_eq!(a.as_slice(), (0..40).collect::<Vec<u32>>());
+        let mut shared = pool.share(&a, 8);
+        assert!(pool.extend(&mut shared, 2));
+        pool.truncate(&mut a, 0);
+        assert_eq!(shared.as_slice()[..8], (0..8).collect::<Vec<u32>>());
+        pool.truncate(&mut shared, 0);
+        pool.truncate(&mut b, 0);
+        assert_eq!(pool.n_free(), 100);
+    }
+
+    #[test]
+    fn a_full_pool_refuses_and_keeps_everything() {
+        let mut pool = CellPool::new(10);
+        let (mut a, mut b) = (Cells::default(), Cells::default());
+        assert!(pool.extend(&mut a, 9));
+        assert!(!pool.extend(&mut b, 3));
+        assert!(b.as_slice().is_empty());
+        pool.truncate(&mut a, 2);
+        assert!(pool.extend(&mut b, 8));
+        assert!(!pool.extend(&mut b, 1));
+    }
+}

@@ -1,0 +1,249 @@
+//! The transformer, top to bottom: a batch of tokens in, logits out.
+//!
+//! It branches on hyper-parameters and on which tensors exist, never on a model's name. Node names are
+//! llama.cpp's, so that traces can be laid side by side. Shapes are in ggml's order; `n` is the number
+//! of tokens in the batch.
+
+use crate::ggml::{Graph, GraphBuilder, InputId, OutputId, Rope, Tensor};
+
+use super::weights::{Layer, Linear};
+use super::{Hparams, KvCache, RopeScaling, Weights};
+
+/// What one graph is made for; a batch of the same shape runs on the same graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextShape {
+    /// Tokens in the batch.
+    pub n_tokens: usize,
+    /// Cells of the KV cache that attention looks at.
+    pub n_kv: usize,
+    /// Tokens whose logits are wanted; 0 only fills the cache.
+    pub n_outputs: usize,
+}
+
+/// The recorded transformer and its inputs.
+#[derive(Debug)]
+pub struct TextGraph {
+    /// What it was built for.
+    pub shape: TextShape,
+    /// The computation.
+    pub graph: Graph,
+    /// Where values go in.
+    pub inputs: TextInputs,
+    /// F32 `[n_vocab, n_outputs]`; `None` when no logits are wanted.
+    pub logits: Option<OutputId>,
+}
+
+/// Inputs of a [`TextGraph`].
+#[derive(Debug, Clone, Copy)]
+pub struct TextInputs {
+    /// I32 `[n]`, token ids.
+    pub tokens: InputId,
+    /// I32 `[n]`, positions in each token's own timeline.
+    pub positions: InputId,
+    /// I64 `[n]`, the cell that each token's K and V go to.
+    pub cells: InputId,
+    /// F16 `[n_kv, n]`, 0 where a token may look, −∞ elsewhere.
+    pub mask: InputId,
+    /// I32 `[n_outputs]`, which tokens' logits are wanted, if any.
+    pub outputs: Option<InputId>,
+    /// F32 `[1, 1, n]`, factor on q by position; models with attention temperature only.
+    pub attn_scale: Option<InputId>,
+}
+
+/// Operations per layer, generously: norms 4, attention 20, feed-forward 8, biases and scales 14.
+const NODES_PER_LAYER: usize = 48;
+
+impl TextGraph {
+    /// Operations that the scheduler must have room for.
+    pub fn n_nodes_max(hparams: &Hparams) -> usize {
+        64 + NODES_PER_LAYER * hparams.n_layer as usize
+    }
+
+    /// Records the transformer for batches of `shape`.
+    pub fn build(hparams: &Hparams, weights: &Weights, kv: &KvCache, shape: TextShape) -> Self {
+        let (graph, (inputs, logits)) = Graph::build(Self::n_nodes_max(hparams), |g| {
+            Recorder::new(g, hparams, weights, kv, shape).record()
+        });
+        TextGraph { shape, graph, inputs, logits }
+    }
+}
+
+struct Recorder<'a, 'g> {
+    g: &'a GraphBuilder<'g>,
+    hparams: &'a Hparams,
+    weights: &'a Weights,
+    kv: &'a KvCache,
+    shape: TextShape,
+    rope: Rope,
+    inputs: TextInputs,
+    tokens: Tensor<'g>,
+    positions: Tensor<'g>,
+    cells: Tensor<'g>,
+    mask: Tensor<'g>,
+    outputs: Option<Tensor<'g>>,
+    attn_scale: Option<Tensor<'g>>,
+    rope_freqs: Option<Tensor<'g>>,
+}
+
+impl<'a, 'g> Recorder<'a, 'g> {
+    fn new(
+        g: &'a GraphBuilder<'g>,
+        hparams: &'a Hparams,
+        weights: &'a Weights,
+        kv: &'a KvCache,
+        shape: TextShape,
+    ) -> Self {
+        let n = shape.n_tokens as i64;
+        let (tokens_id, tokens) = g.input::<i32>("inp_tokens", &[n]);
+        let (positions_id, positions) = g.input::<i32>("inp_pos", &[n]);
+        let (cells_id, cells) = g.input::<i64>("inp_cells", &[n]);
+        let (mask_id, mask) = g.input::<u16>("inp_mask", &[shape.n_kv as i64, n]);
+        let outputs =
+            (shape.n_outputs > 0).then(|| g.input::<i32>("inp_out_ids", &[shape.n_outputs as i64]));
+        let attn_scale =
+            hparams.attn_temperature.map(|_| g.input::<f32>("inp_attn_scale", &[1, 1, n]));
+        let inputs = TextInputs {
+            tokens: tokens_id,
+            positions: positions_id,
+            cells: cells_id,
+            mask: mask_id,
+            outputs: outputs.map(|(id, _)| id),
+            attn_scale: attn_scale.map(|(id, _)| id),
+        };
+        Recorder {
+            g,
+            hparams,
+            weights,
+            kv,
+            shape,
+            rope: ggml_rope(hparams),
+            inputs,
+            tokens,
+            positions,
+            cells,
+            mask,
+            outputs: outputs.map(|(_, tensor)| tensor),
+            attn_scale: attn_scale.map(|(_, tensor)| tensor),
+            rope_freqs: weights.rope_freqs.map(|id| g.stored(&weights.store, id)),
+        }
+    }
+
+    fn record(self) -> (TextInputs, Option<OutputId>) {
+        let g = self.g;
+        let n_layer = self.weights.layers.len();
+        let embd = g.stored(&self.weights.store, self.weights.token_embd);
+        let mut x = g.get_rows(embd, self.tokens).named("inp_embd"); // [n_embd, n]
+        for (il, layer) in self.weights.layers.iter().enumerate() {
+            let normed = self.norm(x, layer.attn_norm).named(format!("attn_norm-{il}"));
+            let is_last = il + 1 == n_layer;
+            if is_last && self.outputs.is_none() {
+                self.store_kv(normed, layer, il);
+                return (self.inputs, None);
+            }
+            let mut attn = self.attention(normed, layer, il).named(format!("attn_out-{il}"));
+            if let (true, Some(outputs)) = (is_last, self.outputs) {
+                // What no one reads need not be computed.
+                attn = g.get_rows(attn, outputs); // [n_embd, n_outputs]
+                x = g.get_rows(x, outputs);
+            }
+            let ffn_inp = g.add(attn, x).named(format!("ffn_inp-{il}"));
+            let normed = self.norm(ffn_inp, layer.ffn_norm).named(format!("ffn_norm-{il}"));
+            let ffn = self.feed_forward(normed, layer).named(format!("ffn_out-{il}"));
+            x = g.add(ffn, ffn_inp).named(format!("l_out-{il}"));
+        }
+        let normed = self.norm(x, self.weights.output_norm).named("result_norm");
+        let logits = self.linear(&self.weights.output, normed).named("result_output"); // [n_vocab, n_outputs]
+        (self.inputs, Some(g.output(logits)))
+    }
+
+    /// RMSNorm(x) ⊙ weight.
+    fn norm(&self, x: Tensor<'g>, weight: crate::ggml::TensorId) -> Tensor<'g> {
+        let normed = self.g.rms_norm(x, self.hparams.norm_eps);
+        self.g.mul(normed, self.g.stored(&self.weights.store, weight))
+    }
+
+    /// W·x, times the weight's own scale and plus its bias, where the file has them.
+    fn linear(&self, linear: &Linear, x: Tensor<'g>) -> Tensor<'g> {
+        let stored = |id| self.g.stored(&self.weights.store, id);
+        let mut y = self.g.mul_mat(stored(linear.weight), x);
+        if let Some(scale) = linear.scale {
+            y = self.g.mul(y, stored(scale));
+        }
+        if let Some(bias) = linear.bias {
+            y = self.g.add(y, stored(bias));
+        }
+        y
+    }
+
+    fn rotate(&self, x: Tensor<'g>) -> Tensor<'g> {
+        self.g.rope(x, self.positions, self.rope_freqs, &self.rope)
+    }
+
+    /// Writes this batch's K and V into the cache and returns the layer's whole cache, seen by head.
+    fn store_kv(&self, x: Tensor<'g>, layer: &Layer, il: usize) -> (Tensor<'g>, Tensor<'g>) {
+        let (g, hparams) = (self.g, self.hparams);
+        let n = self.shape.n_tokens as i64;
+        let n_head_kv = i64::from(hparams.n_head_kv);
+        let (d_k, d_v) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_embd_head_v));
+        let k = g.reshape(self.linear(&layer.attn_k, x), &[d_k, n_head_kv, n]);
+        let k = self.rotate(k).named(format!("Kcur-{il}"));
+        let v = self.linear(&layer.attn_v, x).named(format!("Vcur-{il}")); // [d_v · n_head_kv, n]
+        let (store, k_id, v_id) = self.kv.layer(il);
+        let (k_cache, v_cache) = (g.stored(store, k_id), g.stored(store, v_id));
+        // The writes come first in the graph: attention reads the cache, not their results.
+        g.compute(g.set_rows(k_cache, g.reshape(k, &[d_k * n_head_kv, n]), self.cells));
+        g.compute(g.set_rows(v_cache, v, self.cells));
+        let n_kv = self.shape.n_kv as i64;
+        (
+            g.view_heads(k_cache, [d_k, n_kv, n_head_kv]),
+            g.view_heads(v_cache, [d_v, n_kv, n_head_kv]),
+        )
+    }
+
+    fn attention(&self, x: Tensor<'g>, layer: &Layer, il: usize) -> Tensor<'g> {
+        let (g, hparams) = (self.g, self.hparams);
+        let n = self.shape.n_tokens as i64;
+        let n_head = i64::from(hparams.n_head);
+        let (d_k, d_v) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_embd_head_v));
+        let q = g.reshape(self.linear(&layer.attn_q, x), &[d_k, n_head, n]);
+        let mut q = self.rotate(q).named(format!("Qcur-{il}"));
+        if let Some(scale) = self.attn_scale {
+            q = g.mul(q, scale);
+        }
+        g.compute(q);
+        let (k, v) = self.store_kv(x, layer, il);
+        let scale = 1.0 / (d_k as f32).sqrt();
+        let mixed = g.flash_attn(g.swap_12(q), k, v, self.mask, scale); // [d_v, n_head, n]
+        let mixed = g.reshape(mixed, &[d_v * n_head, n]).named(format!("kqv_out-{il}"));
+        self.linear(&layer.attn_output, mixed)
+    }
+
+    /// W_down(silu(W_gate·x) ⊙ W_up·x).
+    fn feed_forward(&self, x: Tensor<'g>, layer: &Layer) -> Tensor<'g> {
+        let up = self.linear(&layer.ffn_up, x); // [n_ff, n]
+        let gate = self.linear(&layer.ffn_gate, x);
+        self.linear(&layer.ffn_down, self.g.swiglu(gate, up))
+    }
+}
+
+/// The model's position encoding as ggml's rope takes it.
+fn ggml_rope(hparams: &Hparams) -> Rope {
+    let rope = &hparams.rope;
+    let (n_ctx_orig, beta_fast, beta_slow) = match rope.scaling {
+        RopeScaling::Yarn { n_ctx_orig, beta_fast, beta_slow, .. } => {
+            (n_ctx_orig, beta_fast, beta_slow)
+        }
+        // Unused without YaRN's ramp.
+        RopeScaling::None | RopeScaling::Linear { .. } => (hparams.n_ctx_train, 32.0, 1.0),
+    };
+    Rope {
+        n_dims: rope.n_rot as i32,
+        n_ctx_orig: n_ctx_orig as i32,
+        freq_base: rope.freq_base,
+        freq_scale: rope.freq_scale(),
+        ext_factor: rope.ext_factor(),
+        attn_factor: rope.attn_factor(),
+        beta_fast,
+        beta_slow,
+    }
+}

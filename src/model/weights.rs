@@ -1,0 +1,341 @@
+//! The weights: which tensor is what, and where it lies.
+//!
+//! A tensor stays where the file is mapped, unless the CPU backend runs faster on a rearranged copy and
+//! the copy fits the memory that the caller allows. Names, shapes and types were checked against the
+//! spec before (`spec.rs`), so nothing here can fail but memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::ggml::{
+    BufferType, DType, Device, GgmlError, HostMemory, StoreBuilder, TensorId, TensorStore,
+};
+use crate::gguf::{Gguf, TensorInfo};
+
+use super::Hparams;
+
+/// What the CPU's vector loads want, and what GGUF files have by default.
+const ALIGNMENT: u64 = 32;
+
+/// Mapped pages are brought in by pieces of this size, so that progress can be shown.
+const TOUCH_BYTES: usize = 64 << 20;
+
+/// A matrix and what goes with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// `[n_in, n_out]`
+    pub weight: TensorId,
+    /// F32 `[1]`; NVFP4 files carry one per matrix.
+    pub scale: Option<TensorId>,
+    /// F32 `[n_out]`; Mistral Medium 3.5 has none.
+    pub bias: Option<TensorId>,
+}
+
+/// One transformer layer.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Layer {
+    pub attn_norm: TensorId, // [n_embd]
+    pub attn_q: Linear,      // [n_embd, n_embd_head_k · n_head]
+    pub attn_k: Linear,      // [n_embd, n_embd_head_k · n_head_kv]
+    pub attn_v: Linear,      // [n_embd, n_embd_head_v · n_head_kv]
+    pub attn_output: Linear, // [n_embd_head_v · n_head, n_embd]
+    pub ffn_norm: TensorId,  // [n_embd]
+    pub ffn_gate: Linear,    // [n_embd, n_ff]
+    pub ffn_up: Linear,      // [n_embd, n_ff]
+    pub ffn_down: Linear,    // [n_ff, n_embd]
+}
+
+/// All weights of a model, in memory.
+#[derive(Debug)]
+pub struct Weights {
+    /// Holds every tensor below.
+    pub store: Arc<TensorStore>,
+    /// `[n_embd, n_vocab]`
+    pub token_embd: TensorId,
+    /// `[n_embd]`
+    pub output_norm: TensorId,
+    /// `[n_embd, n_vocab]`; the token embedding again when the file ties them.
+    pub output: Linear,
+    /// F32 `[n_rot / 2]`, divisors of the RoPE frequencies; a few files of arch `llama` have them.
+    pub rope_freqs: Option<TensorId>,
+    /// From the input to the output.
+    pub layers: Vec<Layer>,
+    /// Bytes of tensors that lie in a rearranged copy.
+    pub n_bytes_repacked: u64,
+    /// Bytes that one decode step reads: all matrices, and one row of the embedding.
+    pub n_bytes_per_token: u64,
+}
+
+/// How weights are placed.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    /// Where they go.
+    pub device: Device,
+    /// Bytes that rearranged copies may take; 0 maps everything.
+    pub repack_budget: u64,
+    /// Whether mapped pages are read in now; sensible when they fit memory.
+    pub touch: bool,
+    /// Threads that copy and touch.
+    pub n_threads: usize,
+}
+
+/// Told how many of how many bytes are in place.
+type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+impl Weights {
+    /// Places all tensors of `gguf`, which has been checked against the spec.
+    pub fn load(
+        gguf: &Arc<Gguf>,
+        hparams: &Hparams,
+        placement: Placement,
+        progress: Progress<'_>,
+    ) -> Result<Self, GgmlError> {
+        let mut loader = Loader::new(gguf, placement);
+        let output_is_own = gguf.tensor("output.weight").is_some();
+        let token_embd = loader.table("token_embd.weight", !output_is_own);
+        let output = match output_is_own {
+            true => loader.linear("output"),
+            false => Linear { weight: token_embd, scale: None, bias: None },
+        };
+        let output_norm = loader.vector("output_norm.weight");
+        let rope_freqs = loader.optional("rope_freqs.weight");
+        let layers = (0..hparams.n_layer).map(|il| loader.layer(il)).collect();
+        let n_bytes_repacked = loader.n_bytes_repacked;
+        let n_bytes_per_token = loader.n_bytes_read;
+        let store = loader.place(progress)?;
+        Ok(Weights {
+            store,
+            token_embd,
+            output_norm,
+            output,
+            rope_freqs,
+            layers,
+            n_bytes_repacked,
+            n_bytes_per_token,
+        })
+    }
+}
+
+/// Part of a model as memory that tensors use in place.
+struct PartMemory {
+    gguf: Arc<Gguf>,
+    part: usize,
+}
+
+impl AsRef<[u8]> for PartMemory {
+    fn as_ref(&self) -> &[u8] {
+        self.gguf.parts()[self.part].bytes()
+    }
+}
+
+struct Item<'a> {
+    id: TensorId,
+    info: &'a TensorInfo,
+    /// `None` leaves the tensor where it is mapped.
+    copy_to: Option<BufferType>,
+    /// Whether a forward pass reads all of it.
+    read_whole: bool,
+}
+
+struct Loader<'a> {
+    gguf: &'a Arc<Gguf>,
+    placement: Placement,
+    repack_types: Vec<BufferType>,
+    builder: StoreBuilder,
+    items: Vec<Item<'a>>,
+    n_bytes_repacked: u64,
+    n_bytes_read: u64,
+}
+
+impl<'a> Loader<'a> {
+    fn new(gguf: &'a Arc<Gguf>, placement: Placement) -> Self {
+        Loader {
+            gguf,
+            placement,
+            repack_types: placement.device.extra_buffer_types(),
+            builder: StoreBuilder::new(gguf.tensors().len()),
+            items: Vec::new(),
+            n_bytes_repacked: 0,
+            n_bytes_read: 0,
+        }
+    }
+
+    fn layer(&mut self, il: u32) -> Layer {
+        let name = |what: &str| format!("blk.{il}.{what}");
+        Layer {
+            attn_norm: self.vector(&name("attn_norm.weight")),
+            attn_q: self.linear(&name("attn_q")),
+            attn_k: self.linear(&name("attn_k")),
+            attn_v: self.linear(&name("attn_v")),
+            attn_output: self.linear(&name("attn_output")),
+            ffn_norm: self.vector(&name("ffn_norm.weight")),
+            ffn_gate: self.linear(&name("ffn_gate")),
+            ffn_up: self.linear(&name("ffn_up")),
+            ffn_down: self.linear(&name("ffn_down")),
+        }
+    }
+
+    fn linear(&mut self, name: &str) -> Linear {
+        let info = self.info(&format!("{name}.weight"));
+        let copy_to = self.repacked(info);
+        Linear {
+            weight: self.add(info, copy_to, true),
+            scale: self.optional(&format!("{name}.scale")),
+            bias: self.optional(&format!("{name}.bias")),
+        }
+    }
+
+    /// A matrix whose rows are looked up; `read_whole` if it is multiplied with as well.
+    fn table(&mut self, name: &str, read_whole: bool) -> TensorId {
+        let info = self.info(name);
+        self.add(info, None, read_whole)
+    }
+
+    fn vector(&mut self, name: &str) -> TensorId {
+        let info = self.info(name);
+        self.add(info, None, true)
+    }
+
+    fn optional(&mut self, name: &str) -> Option<TensorId> {
+        let info = self.gguf.tensor(name)?;
+        Some(self.add(info, None, true))
+    }
+
+    fn info(&self, name: &str) -> &'a TensorInfo {
+        self.gguf.tensor(name).expect("the spec's tensors were checked to be there")
+    }
+
+    fn add(
+        &mut self,
+        info: &'a TensorInfo,
+        copy_to: Option<BufferType>,
+        read_whole: bool,
+    ) -> TensorId {
+        let ne: Vec<i64> = info.dims.iter().map(|&d| d as i64).collect();
+        let id = self.builder.declare(&info.name, dtype(info), &ne);
+        let copy_to = copy_to.or_else(|| {
+            // A file may align its data less than vector loads need.
+            let bytes = self.gguf.parts()[info.part].bytes();
+            let address = bytes.as_ptr() as u64 + info.offset;
+            let mappable = address % ALIGNMENT == 0 && self.placement.device.maps_host_memory();
+            (!mappable).then(|| self.placement.device.buffer_type())
+        });
+        if read_whole {
+            self.n_bytes_read += info.n_bytes;
+        }
+        self.items.push(Item { id, info, copy_to, read_whole });
+        id
+    }
+
+    /// The memory kind in which the CPU multiplies faster with this matrix, if it may be copied there.
+    fn repacked(&mut self, info: &TensorInfo) -> Option<BufferType> {
+        let fits = self.n_bytes_repacked + info.n_bytes <= self.placement.repack_budget;
+        let ne = [info.dims[0] as i64, info.dims[1] as i64];
+        let supports =
+            |kind: &&BufferType| self.placement.device.supports_mul_mat(**kind, dtype(info), ne);
+        let kind = fits.then(|| self.repack_types.iter().find(supports).copied()).flatten()?;
+        self.n_bytes_repacked += info.n_bytes;
+        Some(kind)
+    }
+
+    fn place(mut self, progress: Progress<'_>) -> Result<Arc<TensorStore>, GgmlError> {
+        let device = self.placement.device;
+        for part in 0..self.gguf.parts().len() {
+            let mapped: Vec<(TensorId, usize)> = self
+                .items
+                .iter()
+                .filter(|item| item.info.part == part && item.copy_to.is_none())
+                .map(|item| (item.id, item.info.offset as usize))
+                .collect();
+            if !mapped.is_empty() {
+                let memory: HostMemory = Arc::new(PartMemory { gguf: self.gguf.clone(), part });
+                self.builder.map(device, &memory, &mapped)?;
+            }
+        }
+        let kinds: Vec<BufferType> = self.items.iter().filter_map(|item| item.copy_to).collect();
+        for kind in unique(kinds) {
+            let ids: Vec<TensorId> = self
+                .items
+                .iter()
+                .filter(|item| item.copy_to == Some(kind))
+                .map(|item| item.id)
+                .collect();
+            self.builder.allocate(kind, device, "weights", &ids)?;
+        }
+        self.read_in(progress);
+        Ok(self.builder.finish())
+    }
+
+    /// Copies what is copied and touches what is mapped, on several threads.
+    fn read_in(&self, progress: Progress<'_>) {
+        let jobs: Vec<Job<'_>> = self.items.iter().flat_map(|item| self.jobs(item)).collect();
+        let n_total: u64 = jobs.iter().map(|job| job.bytes.len() as u64).sum();
+        let next = AtomicUsize::new(0);
+        let (done, finished) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..self.placement.n_threads.max(1) {
+                let (done, next, jobs) = (done.clone(), &next, &jobs);
+                scope.spawn(move || {
+                    while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        self.run(job);
+                        let _ = done.send(job.bytes.len() as u64);
+                    }
+                });
+            }
+            drop(done);
+            let mut n_done = 0;
+            progress(0, n_total);
+            for n in finished {
+                n_done += n;
+                progress(n_done, n_total);
+            }
+        });
+    }
+
+    fn jobs(&self, item: &Item<'a>) -> Vec<Job<'a>> {
+        let bytes = self.gguf.data(item.info);
+        if item.copy_to.is_some() {
+            return vec![Job { fill: Some(item.id), bytes, info: item.info }];
+        }
+        if !(item.read_whole && self.placement.touch) {
+            return Vec::new();
+        }
+        bytes.chunks(TOUCH_BYTES).map(|bytes| Job { fill: None, bytes, info: item.info }).collect()
+    }
+
+    fn run(&self, job: &Job<'_>) {
+        match job.fill {
+            Some(id) => {
+                self.builder.fill(id, job.bytes);
+                // The copy is what will be used; the pages of the original may go.
+                let start = job.info.offset as usize;
+                self.gguf.parts()[job.info.part].release(&(start..start + job.bytes.len()));
+            }
+            None => {
+                let page = job.bytes.iter().step_by(4096).fold(0u8, |sum, &byte| sum ^ byte);
+                std::hint::black_box(page);
+            }
+        }
+    }
+}
+
+struct Job<'a> {
+    /// The tensor to fill; `None` only touches the bytes.
+    fill: Option<TensorId>,
+    bytes: &'a [u8],
+    info: &'a TensorInfo,
+}
+
+fn dtype(info: &TensorInfo) -> DType {
+    DType::from_id(info.ty.ggml_id()).expect("the spec admits only types that ggml has")
+}
+
+fn unique(kinds: Vec<BufferType>) -> Vec<BufferType> {
+    kinds.into_iter().fold(Vec::new(), |mut seen, kind| {
+        if !seen.contains(&kind) {
+            seen.push(kind);
+        }
+        seen
+    })
+}

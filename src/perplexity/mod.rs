@@ -1,0 +1,122 @@
+//! How well a model predicts a text, and how far it is from a better one.
+//!
+//! The text is cut as llama.cpp cuts it, so that numbers can be compared: tokenized once with BOS, whole
+//! windows of `n_ctx` tokens, token 0 of each replaced by BOS. In each window the positions from the
+//! middle to the last but one predict their successors. Short windows run side by side in one batch.
+
+mod base;
+mod score;
+
+pub use base::{BaseError, BaseReader, BaseWriter};
+pub use score::{Divergence, Perplexity, Scores};
+
+use std::sync::Arc;
+
+use crate::engine::{BatchRow, Engine, Error, N_BATCH, Session};
+use crate::tokenizer::TokenId;
+
+/// Windows of one text, of `n_ctx` tokens each.
+#[derive(Debug, Clone)]
+pub struct Windows {
+    n_ctx: usize,
+    /// A whole number of windows, each beginning with BOS.
+    tokens: Vec<TokenId>,
+}
+
+impl Windows {
+    /// Cuts `text`; at most `n_max` windows. Fails with the number of tokens when they fill none.
+    pub fn new(
+        engine: &Engine,
+        text: &str,
+        n_ctx: usize,
+        n_max: Option<usize>,
+    ) -> Result<Self, usize> {
+        let bos = engine.tokenizer().bos();
+        let mut tokens = vec![bos];
+        engine.tokenizer().encode_into(text, &mut tokens);
+        let n_windows = (tokens.len() / n_ctx).min(n_max.unwrap_or(usize::MAX));
+        if n_windows == 0 {
+            return Err(tokens.len());
+        }
+        tokens.truncate(n_windows * n_ctx);
+        for window in tokens.chunks_mut(n_ctx) {
+            window[0] = bos;
+        }
+        Ok(Windows { n_ctx, tokens })
+    }
+
+    /// Number of windows.
+    pub fn len(&self) -> usize {
+        self.tokens.len() / self.n_ctx
+    }
+
+    /// Never: a text without a window is refused.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// All tokens, window after window.
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// Tokens per window.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Tokens that are predicted in each window.
+    pub fn n_scored(&self) -> usize {
+        self.n_ctx - 1 - self.n_ctx / 2
+    }
+
+    /// Windows that [`for_each_prediction`] runs side by side; the engine needs room for them.
+    pub fn n_parallel(n_ctx: usize) -> usize {
+        (N_BATCH / n_ctx).max(1)
+    }
+}
+
+/// Runs the windows and hands out each scored prediction: `(logits, token that came)`, window after
+/// window. `windows_done` is told after each batch of windows.
+pub fn for_each_prediction<E: From<Error>>(
+    engine: &Arc<Engine>,
+    windows: &Windows,
+    mut predict: impl FnMut(&[f32], TokenId) -> Result<(), E>,
+    mut windows_done: impl FnMut(usize),
+) -> Result<(), E> {
+    let n_ctx = windows.n_ctx;
+    let n_vocab = engine.hparams().n_vocab as usize;
+    let first = n_ctx / 2;
+    let mut logits = Vec::new();
+    let mut n_done = 0;
+    for group in windows.tokens.chunks(n_ctx * Windows::n_parallel(n_ctx)) {
+        let group: Vec<&[TokenId]> = group.chunks(n_ctx).collect();
+        let mut sessions: Vec<Session> = group.iter().map(|_| Session::new(engine)).collect();
+        for start in (0..n_ctx).step_by(N_BATCH) {
+            let end = (start + N_BATCH).min(n_ctx);
+            let n_logits = end.saturating_sub(first.max(start));
+            let mut rows: Vec<BatchRow<'_>> = sessions
+                .iter_mut()
+                .zip(&group)
+                .map(|(session, window)| BatchRow {
+                    session,
+                    tokens: &window[start..end],
+                    n_logits,
+                })
+                .collect();
+            logits.clear();
+            engine.forward(&mut rows, &mut logits)?;
+            let positions = end - n_logits..end;
+            for (window, logits) in group.iter().zip(logits.chunks(n_vocab * n_logits.max(1))) {
+                for (position, logits) in positions.clone().zip(logits.chunks(n_vocab)) {
+                    if let Some(&next) = window.get(position + 1) {
+                        predict(logits, next)?;
+                    }
+                }
+            }
+        }
+        n_done += group.len();
+        windows_done(n_done);
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! Slash commands: the one table from which parsing, help and completion come.
+//!
+//! Parsing only says what was asked for; the REPL does it.
+
+use std::path::PathBuf;
+
+use super::conversation::typed_path;
+use crate::chat::ReasoningEffort;
+
+/// What a slash command asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Command {
+    /// Show the commands.
+    Help,
+    /// Show the system prompt.
+    ShowSystem,
+    /// Set the system prompt; `None` removes it.
+    SetSystem(Option<String>),
+    /// Show the reasoning effort.
+    ShowThink,
+    /// Set the reasoning effort.
+    SetThink(ReasoningEffort),
+    /// Show the temperature.
+    ShowTemperature,
+    /// Set the temperature; `None` goes back to the default.
+    SetTemperature(Option<f32>),
+    /// Take back the last question and answer.
+    Undo,
+    /// Answer the last question again.
+    Retry,
+    /// Begin anew.
+    Reset,
+    /// Write the conversation to a file.
+    Save(PathBuf),
+    /// Read a conversation from a file.
+    Load(PathBuf),
+    /// Show sizes and speeds.
+    Stats,
+    /// Leave.
+    Quit,
+}
+
+/// A row of the table.
+pub(super) struct Info {
+    pub(super) name: &'static str,
+    usage: &'static str,
+    help: &'static str,
+    pub(super) argument: Argument,
+}
+
+/// What completion offers after the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Argument {
+    None,
+    Text,
+    OneOf(&'static [&'static str]),
+    File,
+}
+
+/// Every command.
+pub(super) const COMMANDS: &[Info] = &[
+    info("/help", "", "show this list", Argument::None),
+    info("/system", "[TEXT|-]", "show, set or (-) remove the system prompt", Argument::Text),
+    info(
+        "/think",
+        "[none|high]",
+        "show or set the reasoning effort",
+        Argument::OneOf(&["none", "high"]),
+    ),
+    info(
+        "/temp",
+        "[T|default]",
+        "show or set the temperature; 0 is greedy",
+        Argument::OneOf(&["default"]),
+    ),
+    info("/undo", "", "take back the last question and its answer", Argument::None),
+    info("/retry", "", "answer the last question again", Argument::None),
+    info("/reset", "", "forget the conversation, keep the settings", Argument::None),
+    info("/save", "FILE", "write the conversation as JSON", Argument::File),
+    info("/load", "FILE", "read a conversation from JSON", Argument::File),
+    info("/stats", "", "show context, memory of the talk and speeds", Argument::None),
+    info("/quit", "", "leave (also Ctrl-D)", Argument::None),
+];
+
+const fn info(
+    name: &'static str,
+    usage: &'static str,
+    help: &'static str,
+    argument: Argument,
+) -> Info {
+    Info { name, usage, help, argument }
+}
+
+/// The list that `/help` shows.
+pub(super) fn help() -> String {
+    let mut out = String::new();
+    for info in COMMANDS {
+        let usage = format!("{} {}", info.name, info.usage);
+        out.push_str(&format!("  {usage:<22}{}\n", info.help));
+    }
+    out.push_str(concat!(
+        "  Several lines: Alt-Enter, a backslash before Enter, or \"\"\" around them.\n",
+        "  Ctrl-C stops an answer and keeps what was said; at the prompt it clears the line.\n"
+    ));
+    out
+}
+
+/// Reads a line as a command. `None`: it is no command's name, `Err`: the argument is wrong.
+pub(super) fn parse(line: &str) -> Option<Result<Command, String>> {
+    let line = line.trim();
+    let (typed, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let typed = typed.to_lowercase();
+    let name = match typed.as_str() {
+        "/exit" | "/q" => "/quit",
+        "/?" => "/help",
+        name => COMMANDS.iter().find(|info| info.name == name)?.name,
+    };
+    Some(parse_argument(name, argument.trim()))
+}
+
+fn parse_argument(name: &str, argument: &str) -> Result<Command, String> {
+    let command = match name {
+        "/system" => return Ok(system(argument)),
+        "/think" => return think(argument),
+        "/temp" => return temperature(argument),
+        "/save" | "/load" if argument.is_empty() => {
+            return Err(format!("{name} needs a file name"));
+        }
+        "/save" => return Ok(Command::Save(typed_path(argument))),
+        "/load" => return Ok(Command::Load(typed_path(argument))),
+        "/help" => Command::Help,
+        "/undo" => Command::Undo,
+        "/retry" => Command::Retry,
+        "/reset" => Command::Reset,
+        "/stats" => Command::Stats,
+        _ => Command::Quit,
+    };
+    match argument.is_empty() {
+        true => Ok(command),
+        false => Err(format!("{name} takes no argument, found {argument:?}")),
+    }
+}
+
+fn system(argument: &str) -> Command {
+    match argument {
+        "" => Command::ShowSystem,
+        "-" => Command::SetSystem(None),
+        text => Command::SetSystem(Some(text.to_owned())),
+    }
+}
+
+fn think(argument: &str) -> Result<Command, String> {
+    let name = match argument.to_lowercase().as_str() {
+        "" => return Ok(Command::ShowThink),
+        "on" => "high".to_owned(),
+        "off" => "none".to_owned(),
+        name => name.to_owned(),
+    };
+    match ReasoningEffort::from_name(&name) {
+        Some(effort) => Ok(Command::SetThink(effort)),
+        None => Err(format!("/think takes none or high, found {argument:?}")),
+    }
+}
+
+fn temperature(argument: &str) -> Result<Command, String> {
+    match argument.to_lowercase().as_str() {
+        "" => return Ok(Command::ShowTemperature),
+        "default" => return Ok(Command::SetTemperature(None)),
+        _ => {}
+    }
+    match argument.parse::<f32>() {
+        Ok(t) if t.is_finite() && t >= 0.0 => Ok(Command::SetTemperature(Some(t))),
+        _ => Err(format!("/temp takes a number from 0, or default; found {argument:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, expected: Command) {
+        assert_eq!(parse(line), Some(Ok(expected)), "{line}");
+    }
+
+    #[test]
+    fn commands_are_read() {
+        check("/help", Command::Help);
+        check("  /QUIT ", Command::Quit);
+        check("/exit", Command::Quit);
+        check(
+            "/system Be brief.\nAnd kind.",
+            Command::SetSystem(Some("Be brief.\nAnd kind.".to_owned())),
+        );
+        check("/system", Command::ShowSystem);
+        check("/system -", Command::SetSystem(None));
+        check("/think High", Command::SetThink(ReasoningEffort::High));
+        check("/think off", Command::SetThink(ReasoningEffort::None));
+        check("/temp 0.5", Command::SetTemperature(Some(0.5)));
+        check("/temp default", Command::SetTemperature(None));
+        check("/save a\\ b.json", Command::Save(PathBuf::from("a b.json")));
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for line in ["/think medium", "/temp warm", "/temp -1", "/temp nan", "/save", "/undo 2"] {
+            assert!(matches!(parse(line), Some(Err(_))), "{line}");
+        }
+        for line in ["/nope", "/usr/bin/env", "/", "hello", ""] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_table_is_read() {
+        for info in COMMANDS {
+            let line = match info.argument {
+                Argument::File => format!("{} x", info.name),
+                _ => info.name.to_owned(),
+            };
+            assert!(matches!(parse(&line), Some(Ok(_))), "{line}");
+            assert!(help().contains(info.name));
+        }
+    }
+}
