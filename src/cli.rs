@@ -12,7 +12,7 @@ use crate::cmd;
 
 /// Run Mistral Medium 3.5 GGUF files on your own machine.
 #[derive(Debug, Parser)]
-#[command(name = "gust", version, about, max_term_width = 100)]
+#[command(name = "gust", version = env!("GUST_VERSION"), about, max_term_width = 100)]
 pub struct Cli {
     /// What to do; without a command, `chat`.
     #[command(subcommand)]

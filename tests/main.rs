@@ -1,5 +1,10 @@
-//! All integration tests in one binary.
+//! The integration tests, one binary.
+//!
+//! Each module tests one part, through the program or its library; `util` is what they share.
 
 mod answer;
+mod engine;
+mod gguf;
 mod model;
 mod tokenizer;
+mod util;

@@ -25,8 +25,13 @@ struct Golden {
     greedy_gaps: Vec<f64>,
 }
 
+/// A file under `tests/golden/model`.
+pub(crate) fn golden_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model").join(name)
+}
+
 fn goldens() -> Vec<Golden> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model");
+    let dir = golden_file("");
     let index = std::fs::read(dir.join("index.json")).unwrap();
     let index: Vec<serde_json::Value> = serde_json::from_slice(&index).unwrap();
     let ids = |value: &serde_json::Value| -> Vec<u32> {
@@ -50,7 +55,7 @@ fn goldens() -> Vec<Golden> {
     index.iter().map(golden).collect()
 }
 
-fn open(path: &Path, cache: DType, repack: bool) -> Arc<Engine> {
+pub(crate) fn open(path: &Path, cache: DType, repack: bool) -> Arc<Engine> {
     let options = EngineOptions {
         n_ctx: Some(2048),
         n_threads: Some(1),
@@ -62,14 +67,14 @@ fn open(path: &Path, cache: DType, repack: bool) -> Arc<Engine> {
 }
 
 /// Largest difference, relative to the largest value of `expected`.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
     let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
     apart.fold(0f32, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) }) / scale
 }
 
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
 }
 

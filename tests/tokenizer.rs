@@ -33,28 +33,29 @@ fn ids_are_those_of_mistral_common() {
     }
 }
 
-/// The fastest of a few runs, as other tests keep the machine busy.
-fn time(tokenizer: &Tokenizer, text: &str) -> Duration {
-    let run = || {
-        let start = Instant::now();
-        let ids = tokenizer.encode(text);
-        let time = start.elapsed();
-        assert_eq!(tokenizer.decode(&ids), text.as_bytes());
-        time
-    };
-    (0..3).map(|_| run()).min().unwrap()
-}
-
 #[test]
 fn long_runs_of_any_class_take_linear_time() {
     let tokenizer = tokenizer();
+    let time = |text: &str, n: usize| {
+        let start = Instant::now();
+        for _ in 0..n {
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text)).len(), text.len());
+        }
+        start.elapsed()
+    };
     for unit in
         ["a", "A", "é", "1", " ", "\t ", ".", "/", "\n", "中", "A中", "\u{301}", "ǅ", "👨\u{200d}"]
     {
-        let run = |n_bytes: usize| time(&tokenizer, &unit.repeat(n_bytes / unit.len()));
-        let (short, long) = (run(64 << 10), run(1 << 20));
-        // 16 times the text; what is over that leaves room for caches and the heap's logarithm.
-        assert!(long < 32 * short.max(Duration::from_millis(1)), "{unit:?}: {short:?} {long:?}");
+        let (short, long) =
+            (unit.repeat((64 << 10) / unit.len()), unit.repeat((1 << 20) / unit.len()));
+        let (mut sixteen_short, mut one_long) = (Duration::MAX, Duration::MAX);
+        // Other tests keep the machine busy: the least of several runs counts.
+        let linear = (0..20).any(|_| {
+            sixteen_short = sixteen_short.min(time(&short, 16));
+            one_long = one_long.min(time(&long, 1));
+            one_long < sixteen_short.mul_f32(1.5)
+        });
+        assert!(linear, "{unit:?}: 16 times 64 KiB {sixteen_short:?}, 1 MiB {one_long:?}");
     }
 }
 

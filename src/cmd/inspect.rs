@@ -135,10 +135,10 @@ impl<'a> Report<'a> {
             let text = format!("--ctx {} is beyond the trained {n_ctx_train}", self.n_ctx);
             self.warnings.push(Warning(text));
         }
-        let checked = model::check_tensors(gguf, &hparams)
-            .and_then(|tensors| Ok((tensors, model::check_vocab(gguf, &hparams)?)));
+        let checked =
+            model::check_vocab(gguf, &hparams).and_then(|()| model::check_tensors(gguf, &hparams));
         match checked {
-            Ok((tensors, vocab)) => self.warnings.extend(tensors.into_iter().chain(vocab)),
+            Ok(warnings) => self.warnings.extend(warnings),
             Err(error) => self.error = Some(error),
         }
         self.hparams = Some(hparams);

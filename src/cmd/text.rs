@@ -7,7 +7,7 @@ use anyhow::Context;
 
 /// Where the text comes from.
 #[derive(Debug, clap::Args)]
-pub struct TextArgs {
+pub(super) struct TextArgs {
     /// The text itself
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file", allow_hyphen_values = true)]
     pub(super) prompt: Option<String>,

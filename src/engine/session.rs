@@ -43,6 +43,16 @@ impl Session {
         &self.tokens
     }
 
+    /// Tokens in the timeline.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether nothing has been computed.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
     /// Forgets all but the first `n` tokens.
     pub fn rewind(&mut self, n: usize) {
         self.tokens.truncate(n);

@@ -214,7 +214,8 @@ pub fn escape(bytes: &[u8]) -> String {
 
 /// Escapes what could move a cursor or reverse a line; leaves quotes and letters alone.
 fn escape_char(c: char) -> String {
-    let reorders = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let reorders = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}');
     match c {
         '\\' => "\\\\".into(),
         c if c.is_control() || reorders => c.escape_default().to_string(),

@@ -299,3 +299,26 @@ impl Kind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_found_by_name_prefix_and_number() {
+        let cases = [
+            ("general.name", Some(String)),
+            ("general.base_model.12.name", Some(String)),
+            ("general.base_model..name", None),
+            ("general.base_model.x.name", None),
+            ("mistral3.block_count", Some(U32)),
+            ("gemma.block_count", Some(U32)),
+            ("clip.block_count", None),
+            ("clip.vision.block_count", Some(U32)),
+            ("block_count", None),
+        ];
+        for (key, kind) in cases {
+            assert_eq!(kind_of(key), kind, "{key}");
+        }
+    }
+}

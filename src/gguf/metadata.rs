@@ -1,4 +1,7 @@
 //! The key-value pairs of a model, in file order, with typed access.
+//!
+//! The getters know types, not meanings: `None` is an absent key, an error is a value of another
+//! type, placed where it stands in the file. Ranges and defaults belong to `model::hparams`.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,7 @@
 //! The bytes of one model file: mapped, compiled in, or in memory.
 //!
-//! The only `unsafe` outside ggml stands here. Nothing above this file knows where bytes come from.
+//! The only `unsafe` outside ggml stands here, around the two calls that need it. Nothing above
+//! this file knows where bytes come from.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -25,9 +26,8 @@ impl Bytes {
     /// that; every path that replaces a file (download tools, package managers, our own writers)
     /// writes a new file and renames it, which leaves the mapped one intact.
     pub(super) fn map(file: &File) -> io::Result<Self> {
-        // SAFETY: the mapping is read-only and private to this value. That the file keeps its
-        // length and content is the contract described above; header fields are copied out of the
-        // mapping once and checked after copying, so that a change cannot bypass a check.
+        // SAFETY: the mapping is read-only and private to this value; that the file keeps its length
+        // and content while it is mapped is the contract described above.
         let mapping = unsafe { Mmap::map(file) }?;
         Ok(Self::Mapped(mapping))
     }

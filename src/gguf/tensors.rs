@@ -1,4 +1,8 @@
 //! Reads the tensor list of one file and proves that every tensor's bytes lie inside the file.
+//!
+//! Names, ranks, types and sizes are checked entry by entry; then the data ranges of all entries
+//! together. Gaps and any order are legal, overlaps are not. Which tensors a model needs is
+//! `model::spec`'s knowledge.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,7 @@
 //! The tiny model that is compiled into the program.
+//!
+//! It lets every command run without a download, and tests without a file. It is an ordinary GGUF
+//! file from `models/tiny`, read by the same code as any other.
 
 use crate::gguf::Gguf;
 

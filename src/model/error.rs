@@ -1,4 +1,7 @@
 //! Why a valid GGUF file is not a model that can run.
+//!
+//! Faults that come in numbers (missing keys, tensors, tokens) are collected and told together, so
+//! that a file is not repaired one message at a time; at most twenty are listed.
 
 use crate::gguf::{GgufError, Label, escape};
 
@@ -20,9 +23,9 @@ pub enum ModelError {
     Range { label: Label, key: String, problem: &'static str, expected: String, found: String },
     #[error("{label}: keys {a} and {b} contradict each other: {problem}")]
     Pair { label: Label, a: String, b: String, problem: &'static str },
-    #[error("{label}: {} tensors do not fit the model:{}", .faults.len(), listed(.faults))]
+    #[error("{label}: tensors do not fit the model ({}):{}", .faults.len(), listed(.faults))]
     Tensors { label: Label, faults: Vec<String> },
-    #[error("{label}: {} faults in the vocabulary:{}", .faults.len(), listed(.faults))]
+    #[error("{label}: faults in the vocabulary ({}):{}", .faults.len(), listed(.faults))]
     Vocab { label: Label, faults: Vec<String> },
 }
 

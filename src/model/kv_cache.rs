@@ -11,8 +11,11 @@ use crate::ggml::{DType, Device, GgmlError, StoreBuilder, TensorId, TensorStore}
 
 use super::Hparams;
 
-/// Cells that a session takes at once, so that sessions growing side by side stay in runs.
+/// Most cells that a session takes at once, so that sessions growing side by side stay in runs.
 const RUN: usize = 32;
+
+/// A run is at most this part of the free cells: what one session takes ahead, another can't use.
+const RUN_SHARE: usize = 64;
 
 /// Graphs look at whole multiples of this many cells, so that one graph serves many steps.
 const VIEW_STEP: usize = 256;
@@ -163,7 +166,8 @@ impl CellPool {
                 .or_else(|| (0..self.n_owners.len()).find(|&i| free(i)))
                 .expect("a free cell was counted")
         };
-        let run = (start..start + RUN).take_while(|&i| free(i)).map(|i| i as u32);
+        let n = RUN.min(1 + self.n_free / RUN_SHARE);
+        let run = (start..start + n).take_while(|&i| free(i)).map(|i| i as u32);
         cells.ahead = run.collect();
         cells.ahead.reverse();
         for &cell in &cells.ahead {

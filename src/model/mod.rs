@@ -7,9 +7,12 @@
 mod builtin;
 mod error;
 mod hparams;
+mod keys;
 mod kv_cache;
 mod memory;
+mod parts;
 mod projector;
+mod rope;
 mod spec;
 mod text_graph;
 mod vocab;
@@ -17,10 +20,11 @@ mod weights;
 
 pub use builtin::builtin;
 pub use error::ModelError;
-pub use hparams::{AttnTemperature, Hparams, Rope, RopeScaling, YarnPolicy};
+pub use hparams::{Hparams, YarnPolicy};
 pub use kv_cache::{CellPool, Cells, KvCache};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
 pub use projector::Projector;
+pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{
     Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors, expected_tensors,
 };
@@ -34,7 +38,7 @@ pub use crate::gguf::Warning;
 /// Reads the shape of the model in `gguf` and checks everything that does not need its weights.
 pub fn validate(gguf: &Gguf, yarn: YarnPolicy) -> Result<(Hparams, Vec<Warning>), ModelError> {
     let (hparams, mut warnings) = Hparams::from_gguf(gguf, yarn)?;
+    check_vocab(gguf, &hparams)?;
     warnings.extend(check_tensors(gguf, &hparams)?);
-    warnings.extend(check_vocab(gguf, &hparams)?);
     Ok((hparams, warnings))
 }

@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 
 use super::error::{ModelError, quoted};
-use super::hparams::{Hparams, RopeScaling};
+use super::hparams::Hparams;
+use super::parts::check_parts;
+use super::rope::RopeScaling;
 use crate::gguf::{Gguf, Label, TensorInfo, TensorType, Warning, shape};
 
 /// A layout of keys and tensors that this program can run.
@@ -213,6 +215,7 @@ impl Table {
 
 /// Compares the tensors of `gguf` with the table; all mismatches are reported together.
 pub fn check_tensors(gguf: &Gguf, hparams: &Hparams) -> Result<Vec<Warning>, ModelError> {
+    check_parts(gguf)?;
     let expected = expected_tensors(hparams);
     let mut faults: Vec<String> =
         expected.iter().filter_map(|expected| fault(gguf, expected)).collect();
@@ -274,7 +277,7 @@ fn fault(gguf: &Gguf, expected: &ExpectedTensor) -> Option<String> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::hparams::Rope;
+    use crate::model::rope::Rope;
 
     /// The shape of Medium 3.5 as its published files have it.
     pub(in crate::model) fn medium_3_5() -> Hparams {

@@ -1,4 +1,6 @@
-//! Numbers as people read them.
+//! Numbers as people read them: bytes, counts, parameters.
+//!
+//! Every command shows sizes the same way; machines get plain numbers instead (`--json`).
 
 /// A byte count with three significant digits or so: `5.49 MiB`, `69.75 GiB`.
 pub fn bytes(n: u64) -> String {

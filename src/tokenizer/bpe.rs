@@ -3,7 +3,7 @@
 //! A piece that is a token stays whole. Any other starts as single bytes; the adjacent pair whose
 //! concatenation is the token of lowest id merges first, the leftmost among equals, until no pair
 //! is a token. Ids rise with the rank, so an id serves as its own rank. Short pieces rescan an
-//! array for the minimum; long ones keep a heap, so that a run of a megabyte stays cheap.
+//! array for the minimum; long ones keep heaps, so that a run of a megabyte stays cheap.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -114,13 +114,11 @@ impl Short {
     }
 }
 
-/// Linked list over the bytes of a long piece, and the heap of its possible merges.
+/// Linked list over the bytes of a long piece, and the queue of its possible merges.
 #[derive(Debug, Default)]
 struct Long {
     nodes: Vec<Node>,
-    /// `id of the joined pair << 32 | first byte of its left symbol`; entries go stale when a
-    /// neighbour merges first, which shows in the node's `joined`.
-    heap: BinaryHeap<Reverse<u64>>,
+    queue: Queue,
 }
 
 /// One symbol of a long piece, at the index of its first byte.
@@ -136,8 +134,8 @@ struct Node {
 impl Long {
     fn encode(&mut self, vocab: &Vocab, piece: &[u8], out: &mut Vec<TokenId>) {
         self.fill(vocab, piece);
-        while let Some(Reverse(entry)) = self.heap.pop() {
-            let at = usize::try_from(entry & u64::from(u32::MAX)).expect("an index of `nodes`");
+        while let Some(entry) = self.queue.pop() {
+            let at = index_of(entry);
             let node = self.nodes[at];
             if u64::from(node.joined) != entry >> 32 || node.joined == NONE {
                 continue;
@@ -163,14 +161,13 @@ impl Long {
     }
 
     fn fill(&mut self, vocab: &Vocab, piece: &[u8]) {
-        let mut entries = std::mem::take(&mut self.heap).into_vec();
-        entries.clear();
+        self.queue.reset(piece.len());
         self.nodes.clear();
         let last = piece.len() - 1;
         for (at, &byte) in piece.iter().enumerate() {
             let joined = if at < last { vocab.pair_id(byte, piece[at + 1]) } else { NONE };
             if joined != NONE {
-                entries.push(Reverse(entry(joined, at)));
+                self.queue.push(entry(joined, at));
             }
             self.nodes.push(Node {
                 id: vocab.byte_id(byte),
@@ -179,7 +176,6 @@ impl Long {
                 next: if at == last { NIL } else { index32(at + 1) },
             });
         }
-        self.heap = BinaryHeap::from(entries);
     }
 
     /// Looks up what the symbol at `at` and the one after it make.
@@ -195,9 +191,71 @@ impl Long {
         };
         if let Some(joined) = vocab.get(piece, at, end) {
             self.nodes[at].joined = joined;
-            self.heap.push(Reverse(entry(joined, at)));
+            self.queue.push(entry(joined, at));
         }
     }
+}
+
+/// Possible merges, lowest first. An entry is `id of the joined pair << 32 | first byte of its left
+/// symbol`; it goes stale when a neighbour merges first, which shows in the node's `joined`.
+///
+/// One heap over a megabyte would miss the cache at every step. Here each block of bytes has its
+/// own heap, and a tree of minima stands above them; a run merges from left to right, and so stays
+/// within one block for long.
+#[derive(Debug, Default)]
+struct Queue {
+    heaps: Vec<BinaryHeap<Reverse<u64>>>,
+    /// Binary tree: node `i` has the lower of nodes `2i` and `2i + 1`; the heaps' lowest entries
+    /// stand from `n_leaves` on.
+    tree: Vec<u64>,
+    n_leaves: usize,
+}
+
+impl Queue {
+    const BLOCK: usize = 4096;
+    const NOTHING: u64 = u64::MAX;
+
+    fn reset(&mut self, n_bytes: usize) {
+        let n_blocks = n_bytes.div_ceil(Self::BLOCK);
+        self.heaps.iter_mut().for_each(BinaryHeap::clear);
+        if self.heaps.len() < n_blocks {
+            self.heaps.resize_with(n_blocks, BinaryHeap::new);
+        }
+        self.n_leaves = n_blocks.next_power_of_two();
+        self.tree.clear();
+        self.tree.resize(2 * self.n_leaves, Self::NOTHING);
+    }
+
+    fn push(&mut self, entry: u64) {
+        let block = index_of(entry) / Self::BLOCK;
+        self.heaps[block].push(Reverse(entry));
+        let mut node = self.n_leaves + block;
+        while node > 0 && entry < self.tree[node] {
+            self.tree[node] = entry;
+            node /= 2;
+        }
+    }
+
+    fn pop(&mut self) -> Option<u64> {
+        let entry = self.tree[1];
+        if entry == Self::NOTHING {
+            return None;
+        }
+        let block = index_of(entry) / Self::BLOCK;
+        self.heaps[block].pop();
+        let mut node = self.n_leaves + block;
+        self.tree[node] = self.heaps[block].peek().map_or(Self::NOTHING, |lowest| lowest.0);
+        while node > 1 {
+            node /= 2;
+            self.tree[node] = self.tree[2 * node].min(self.tree[2 * node + 1]);
+        }
+        Some(entry)
+    }
+}
+
+/// Where the left symbol of an entry begins.
+fn index_of(entry: u64) -> usize {
+    usize::try_from(entry & u64::from(u32::MAX)).expect("a piece is at most MAX_LINKED bytes long")
 }
 
 fn entry(joined: TokenId, at: usize) -> u64 {

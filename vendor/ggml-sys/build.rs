@@ -27,6 +27,8 @@ use compile::Target;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
+    println!("cargo::rustc-check-cfg=cfg(openmp)");
+    println!("cargo::metadata=version={}", env!("CARGO_PKG_VERSION"));
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let ggml = source::locate(&out_dir);
     let target = Target::from_env(ggml, out_dir);

@@ -1,4 +1,7 @@
-//! The JSON of `gust inspect --json`: one object. Long arrays are cut to their first elements.
+//! The JSON of `gust inspect --json`: one object.
+//!
+//! Sizes are bytes, counts are plain integers. Arrays of metadata are cut to their first elements,
+//! since a vocabulary is of no use in a report.
 
 use serde_json::{Map, Value as Json, json};
 

@@ -1,4 +1,7 @@
 //! The text of `gust inspect` for people.
+//!
+//! One section per question: what file, what keys, what model, what tensors, how much memory. Names
+//! and strings from the file are escaped; nothing in a file can move the cursor.
 
 use std::fmt::Write;
 

@@ -130,6 +130,7 @@ pub fn link(target: &Target) {
         "linux" => {
             link_static(target, "stdc++");
             if target.openmp() {
+                println!("cargo::rustc-cfg=openmp");
                 link_static(target, "gomp");
             }
         }

@@ -47,3 +47,6 @@ cpu_variants! {
     "icelake" ggml_backend_init_icelake ggml_backend_score_icelake,
     "zen4" ggml_backend_init_zen4 ggml_backend_score_zen4,
 }
+
+#[cfg(openmp)]
+mod openmp;

@@ -1,0 +1,5 @@
+//! What tests of several parts need.
+//!
+//! Each file makes one kind of input, from valid to hostile.
+
+pub(crate) mod gguf_writer;
