@@ -6,5 +6,7 @@ mod answer;
 mod engine;
 mod gguf;
 mod model;
+mod tidy;
 mod tokenizer;
+mod types;
 mod util;

@@ -6,7 +6,7 @@ use super::DType;
 
 /// Quantizes whole rows of `n_per_row` values, without an importance matrix.
 pub fn quantize_rows(dtype: DType, values: &[f32], n_per_row: usize) -> Vec<u8> {
-    assert!(n_per_row > 0 && values.len() % n_per_row == 0, "whole rows only");
+    assert!(n_per_row > 0 && values.len().is_multiple_of(n_per_row), "whole rows only");
     let n_rows = values.len() / n_per_row;
     let mut out = vec![0u8; n_rows * dtype.row_size(n_per_row as i64)];
     // SAFETY: out has the size that ggml_row_size gives for these rows; quantize_chunk initialises

@@ -218,7 +218,8 @@ impl<'a> Loader<'a> {
             // A file may align its data less than vector loads need.
             let bytes = self.gguf.parts()[info.part].bytes();
             let address = bytes.as_ptr() as u64 + info.offset;
-            let mappable = address % ALIGNMENT == 0 && self.placement.device.maps_host_memory();
+            let mappable =
+                address.is_multiple_of(ALIGNMENT) && self.placement.device.maps_host_memory();
             (!mappable).then(|| self.placement.device.buffer_type())
         });
         if read_whole {
