@@ -2,6 +2,7 @@
 //!
 //! Each module tests one part, through the program or its library; `util` is what they share.
 
+mod answer;
 mod engine;
 mod gguf;
 mod model;

@@ -26,8 +26,8 @@ impl Bytes {
     /// that; every path that replaces a file (download tools, package managers, our own writers)
     /// writes a new file and renames it, which leaves the mapped one intact.
     pub(super) fn map(file: &File) -> io::Result<Self> {
-        // SAFETY: the mapping is read-only and private to this value; that the file keeps its length
-        // and content while it is mapped is the contract described above.
+        // SAFETY: the mapping is read-only and private to this value; that the file keeps its
+        // length and content while it is mapped is the contract described above.
         let mapping = unsafe { Mmap::map(file) }?;
         Ok(Self::Mapped(mapping))
     }

@@ -1,4 +1,4 @@
-//! GGUF files: mapped, checked from the first byte to the last, and offered as metadata and tensors.
+//! GGUF files: mapped, header checked from first to last byte, offered as metadata and tensors.
 //!
 //! [`Gguf`] is all parts of one model. Its constructors are the only way in, and they return only
 //! files whose header holds together: after them every tensor's bytes are known to lie inside its

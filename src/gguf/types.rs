@@ -1,8 +1,8 @@
 //! Tensor element types, numbered and sized as ggml 0.28 numbers and sizes them.
 //!
 //! One table row per type; everything a reader needs to know about bytes follows from the row. What
-//! a type's blocks mean is ggml's business (`payload.rs` knows only where their scales lie). Numbers
-//! that ggml has withdrawn keep a row in [`removed`], so that an old file gets a helpful message.
+//! a type's blocks mean is ggml's business (`payload.rs` knows only where their scales lie).
+//! Numbers that ggml has withdrawn keep a row in [`removed`], so that an old file gets a helpful message.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Whether the parts of a split model come from one quantization.
 //!
-//! Later parts may hold nothing but tensors, and two quantizations of one model, split by the number
-//! of tensors, have the same names and shapes in the same parts. What differs is the types. Recipes
+//! Later parts may hold nothing but tensors, and two quantizations of one model, split by the
+//! number of tensors, have the same names and shapes in the same parts. What differs is the types. Recipes
 //! vary them from layer to layer, but the parts of one recipe always have some in common.
 
 use std::collections::BTreeSet;

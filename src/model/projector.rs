@@ -1,7 +1,8 @@
-//! The shape of an image projector file (architecture `clip`), range-checked, and whether it belongs
-//! to a language model.
+//! The shape of an image projector file (architecture `clip`), range-checked, and whether it
+//! belongs to a language model.
 //!
-//! Only what the header says is read here; the tower's tensors are checked where its graph is built.
+//! Only what the header says is read here; the tower's tensors are checked where its graph is
+//! built.
 
 use super::error::ModelError;
 use super::hparams::Hparams;

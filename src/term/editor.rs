@@ -55,11 +55,12 @@ impl LineEditor {
         let mut editor = Editor::with_config(config)?;
         editor.set_helper(Some(Completion::default()));
         let continued = Continued::default();
+        // Enter is Ctrl-M; Ctrl-J comes from programs that write line feeds to the terminal.
         let enter = KeyEvent(KeyCode::Enter, Modifiers::NONE);
-        editor.bind_sequence(
-            enter,
-            EventHandler::Conditional(Box::new(Enter(Arc::clone(&continued)))),
-        );
+        for key in [enter, KeyEvent::ctrl('M'), KeyEvent::ctrl('J')] {
+            let handler = Enter(Arc::clone(&continued));
+            editor.bind_sequence(key, EventHandler::Conditional(Box::new(handler)));
+        }
         let alt_enter = KeyEvent(KeyCode::Enter, Modifiers::ALT);
         editor.bind_sequence(alt_enter, EventHandler::Simple(Cmd::Newline));
         editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(CtrlC)));
