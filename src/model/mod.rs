@@ -7,8 +7,10 @@
 mod builtin;
 mod error;
 mod hparams;
+mod keys;
 mod kv_cache;
 mod memory;
+mod mix;
 mod spec;
 mod text_graph;
 mod vocab;
@@ -17,10 +19,13 @@ mod weights;
 pub use builtin::builtin;
 pub use error::ModelError;
 pub use hparams::{AttnTemperature, Hparams, Rope, RopeScaling, YarnPolicy};
+pub use keys::metadata_of;
 pub use kv_cache::{CellPool, Cells, KvCache};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
+pub use mix::{MIXES, Mix};
 pub use spec::{
-    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors, expected_tensors,
+    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors,
+    expected_tensors, medium_3_5,
 };
 pub use text_graph::{TextGraph, TextInputs, TextShape};
 pub use vocab::check_vocab;
