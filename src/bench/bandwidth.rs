@@ -1,7 +1,7 @@
 //! How fast this machine reads memory: the speed limit of decoding.
 //!
 //! Plain sequential reads of 64-bit words, summed in independent lanes so that the compiler uses vector
-//! loads, each thread on a stretch of its own. The buffer is far larger than any cache, also than one
+//! loads, each thread on stretches of its own. The buffer is far larger than any cache, also than one
 //! that a machine's other tenants leave alone for a moment; the best pass counts, because everything
 //! else on the machine can only make a pass slower.
 
@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 const WANTED: u64 = 1 << 30;
 /// Size below which the figure would be the cache's.
 const LEAST: u64 = 64 << 20;
-/// Passes end after this much time, but there are at least two.
+/// Passes end after this much time, once there are `MIN_PASSES`.
 const ENOUGH: Duration = Duration::from_millis(250);
+const MIN_PASSES: usize = 3;
 const MAX_PASSES: usize = 5;
 /// Independent sums: eight words are one cache line.
 const LANES: usize = 8;
+/// Sequences that a thread reads at once; one alone does not keep enough loads under way.
+const STREAMS: usize = 4;
 
 /// Memory to read, really there: pages never written would all be one page of zeros.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl ReadBuffer {
         let mut best = Duration::MAX;
         let all = Instant::now();
         for pass in 0..MAX_PASSES {
-            if pass >= 2 && all.elapsed() > ENOUGH {
+            if pass >= MIN_PASSES && all.elapsed() > ENOUGH {
                 break;
             }
             let start = Instant::now();
@@ -57,15 +60,21 @@ impl ReadBuffer {
     }
 }
 
+/// The wrapping sum of `words`, read as [`STREAMS`] neighbours side by side.
 fn sum(words: &[u64]) -> u64 {
-    let (lines, rest) = words.as_chunks::<LANES>();
-    let mut sums = [0u64; LANES];
-    for line in lines {
-        for (sum, word) in sums.iter_mut().zip(line) {
-            *sum = sum.wrapping_add(*word);
+    let n = words.len() / (STREAMS * LANES) * LANES;
+    let (streams, rest) = words.split_at(n * STREAMS);
+    let stream = |k: usize| streams[k * n..][..n].as_chunks::<LANES>().0;
+    let [a, b, c, d] = [0, 1, 2, 3].map(stream);
+    let mut sums = [[0u64; LANES]; STREAMS];
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        for (sums, line) in sums.iter_mut().zip([a, b, c, d]) {
+            for (sum, word) in sums.iter_mut().zip(line) {
+                *sum = sum.wrapping_add(*word);
+            }
         }
     }
-    rest.iter().chain(&sums).fold(0, |a, b| a.wrapping_add(*b))
+    rest.iter().chain(sums.as_flattened()).fold(0, |a, b| a.wrapping_add(*b))
 }
 
 #[cfg(test)]
@@ -76,6 +85,7 @@ mod tests {
     fn every_word_is_read() {
         assert_eq!(sum(&[1; 1000]), 1000);
         assert_eq!(sum(&[u64::MAX, 3, 5]), 7);
+        assert_eq!(sum(&(0..997).collect::<Vec<u64>>()), 996 * 997 / 2);
     }
 
     #[test]

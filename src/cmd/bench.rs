@@ -227,11 +227,12 @@ impl Args {
             bar.set_position(done);
         });
         bar.finish_and_clear();
+        let gguf = gguf?;
         printer.note(format!(
-            "{name}: {n_layer} layers of random weights, the other {} extrapolated",
-            whole.n_layer - n_layer
+            "{name}: {n_layer} layers of random weights; ≈ marks what follows for all {}",
+            whole.n_layer
         ));
-        Ok(Subject { gguf: Arc::new(gguf?), name, projection: Some(synth.projection()) })
+        Ok(Subject { gguf: Arc::new(gguf), name, projection: Some(synth.projection()) })
     }
 }
 
