@@ -6,7 +6,7 @@ use crate::ggml::{DType, quantize_rows};
 use crate::gguf::{Array, HeaderBuilder, TensorType, Value};
 
 /// Weights in a tile: a whole number of blocks of every type.
-const TILE: usize = 1 << 19;
+const TILE: usize = 1 << 17;
 /// Spread of the weights, as trained matrices have it.
 const STDDEV: f32 = 0.02;
 /// Control tokens of the family's vocabularies; the 256 single bytes come next.
