@@ -14,6 +14,7 @@
 //!
 //! `src/README.md` is the map of the house.
 
+pub mod bench;
 pub mod chat;
 pub mod cli;
 pub mod cmd;

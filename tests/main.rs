@@ -3,6 +3,7 @@
 //! Each module tests one part, through the program or its library; `util` is what they share.
 
 mod answer;
+mod bench;
 mod engine;
 mod gguf;
 mod model;

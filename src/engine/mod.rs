@@ -111,11 +111,11 @@ pub struct Engine {
 impl Engine {
     /// Opens a model on the CPU; `progress` is told the bytes in place and the bytes in all.
     pub fn open(
-        gguf: Gguf,
+        gguf: impl Into<Arc<Gguf>>,
         options: &EngineOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Arc<Self>, Error> {
-        let gguf = Arc::new(gguf);
+        let gguf = gguf.into();
         let (hparams, warnings) = crate::model::validate(&gguf, options.yarn)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let default = default_cache_type(&gguf);

@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::path::Path;
 
+use memmap2::MmapMut;
+
 use super::error::{GgufError, Label, Problem};
 use super::metadata::Metadata;
 use super::mmap::Bytes;
@@ -48,7 +50,7 @@ impl Part {
         &self.label.file
     }
 
-    /// The whole file. Page-aligned if it is mapped; not aligned at all otherwise.
+    /// The whole file. Page-aligned if it is mapped or in anonymous memory; not aligned at all otherwise.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.as_ref()
     }
@@ -136,6 +138,11 @@ impl Gguf {
     /// A model in memory.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, GgufError> {
         Self::whole(Part { label: Label::whole(name), bytes: Bytes::Owned(bytes) })
+    }
+
+    /// A model in anonymous memory, page-aligned like a mapped file.
+    pub fn from_memory(name: &str, memory: MmapMut) -> Result<Self, GgufError> {
+        Self::whole(Part { label: Label::whole(name), bytes: Bytes::Anonymous(memory) })
     }
 
     fn whole(part: Part) -> Result<Self, GgufError> {

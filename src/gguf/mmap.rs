@@ -8,12 +8,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// Read-only bytes that outlive everything parsed from them.
 #[derive(Debug)]
 pub(super) enum Bytes {
     Mapped(Mmap),
+    /// Memory that no file backs: page-aligned, and lost when released.
+    Anonymous(MmapMut),
     Static(&'static [u8]),
     Owned(Vec<u8>),
 }
@@ -55,6 +57,7 @@ impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
         match self {
             Self::Mapped(mapping) => mapping,
+            Self::Anonymous(mapping) => mapping,
             Self::Static(bytes) => bytes,
             Self::Owned(bytes) => bytes,
         }

@@ -16,6 +16,7 @@ mod split;
 mod tensors;
 mod types;
 mod value;
+mod write;
 
 pub use error::{GgufError, Item, Label, Place, Problem, escape};
 pub use file::{Gguf, Part, Warning};
@@ -24,3 +25,4 @@ pub use tensors::TensorInfo;
 pub(crate) use tensors::shape;
 pub use types::TensorType;
 pub use value::{Array, Strings, Value};
+pub use write::{HeaderBuilder, Layout};

@@ -11,10 +11,10 @@ use super::read::{self, Cursor};
 use super::types::{self, TensorType};
 
 /// ggml stores names in 64 bytes with a final NUL.
-const MAX_NAME_LEN: u64 = 63;
+pub(super) const MAX_NAME_LEN: u64 = 63;
 /// Where tensor data starts and every tensor's offset are multiples of this, unless the file says
 /// otherwise.
-const DEFAULT_ALIGNMENT: u32 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// One tensor of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]

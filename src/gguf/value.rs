@@ -89,6 +89,14 @@ impl Strings {
     }
 }
 
+impl<S: AsRef<str>> FromIterator<S> for Strings {
+    fn from_iter<I: IntoIterator<Item = S>>(strings: I) -> Self {
+        let mut all = Self::default();
+        strings.into_iter().for_each(|string| all.push(string.as_ref()));
+        all
+    }
+}
+
 macro_rules! per_variant {
     ($array:expr, $items:ident => $body:expr) => {
         match $array {

@@ -126,9 +126,11 @@ impl CellPool {
         if self.n_free + cells.ahead.len() < n {
             return false;
         }
-        for _ in 0..n {
+        for i in 0..n {
             if cells.ahead.is_empty() {
-                self.take_run(cells);
+                // A prompt takes what it needs; only what grows token by token takes ahead.
+                let n_wanted = if n > 1 { n - i } else { RUN.min(1 + self.n_free / RUN_SHARE) };
+                self.take_run(cells, n_wanted);
             }
             cells.used.push(cells.ahead.pop().expect("a free cell was counted"));
         }
@@ -151,9 +153,9 @@ impl CellPool {
         Cells { used, ahead: Vec::new() }
     }
 
-    /// Takes free cells that follow each other: after the timeline's last if possible, else from the
-    /// first gap of a whole run, else from the first gap at all.
-    fn take_run(&mut self, cells: &mut Cells) {
+    /// Takes up to `n` free cells that follow each other: after the timeline's last if possible, else
+    /// from the first gap of a whole run, else from the first gap at all.
+    fn take_run(&mut self, cells: &mut Cells, n: usize) {
         let free = |i: usize| self.n_owners.get(i) == Some(&0);
         let after_last = cells.used.last().map_or(0, |&c| c as usize + 1);
         let start = if free(after_last) {
@@ -166,7 +168,6 @@ impl CellPool {
                 .or_else(|| (0..self.n_owners.len()).find(|&i| free(i)))
                 .expect("a free cell was counted")
         };
-        let n = RUN.min(1 + self.n_free / RUN_SHARE);
         let run = (start..start + n).take_while(|&i| free(i)).map(|i| i as u32);
         cells.ahead = run.collect();
         cells.ahead.reverse();
@@ -215,5 +216,13 @@ mod tests {
         pool.truncate(&mut a, 2);
         assert!(pool.extend(&mut b, 8));
         assert!(!pool.extend(&mut b, 1));
+    }
+
+    #[test]
+    fn prompts_side_by_side_fill_the_pool_to_its_last_cell() {
+        let mut pool = CellPool::new(512);
+        let mut timelines: Vec<Cells> = (0..4).map(|_| Cells::default()).collect();
+        assert!(timelines.iter_mut().all(|cells| pool.extend(cells, 128)));
+        assert_eq!(pool.n_free(), 0);
     }
 }

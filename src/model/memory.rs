@@ -27,7 +27,7 @@ pub fn kv_bytes(hparams: &Hparams, n_ctx: u32, k: TensorType, v: TensorType) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::spec::tests::medium_3_5;
+    use crate::model::medium_3_5;
 
     #[test]
     fn medium_3_5_needs_what_its_model_card_computes() {

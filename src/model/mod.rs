@@ -10,6 +10,8 @@ mod hparams;
 mod keys;
 mod kv_cache;
 mod memory;
+mod metadata;
+mod mix;
 mod parts;
 mod projector;
 mod rope;
@@ -23,10 +25,13 @@ pub use error::ModelError;
 pub use hparams::{Hparams, YarnPolicy};
 pub use kv_cache::{CellPool, Cells, KvCache};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
+pub use metadata::metadata_of;
+pub use mix::{MIXES, Mix};
 pub use projector::Projector;
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{
-    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors, expected_tensors,
+    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors,
+    expected_tensors, medium_3_5,
 };
 pub use text_graph::{TextGraph, TextInputs, TextShape};
 pub use vocab::check_vocab;

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use super::error::{ModelError, quoted};
 use super::hparams::Hparams;
 use super::parts::check_parts;
-use super::rope::RopeScaling;
+use super::rope::{Rope, RopeScaling};
 use crate::gguf::{Gguf, Label, TensorInfo, TensorType, Warning, shape};
 
 /// A layout of keys and tensors that this program can run.
@@ -97,6 +97,36 @@ pub const MEDIUM_3_5: ModelSpec = ModelSpec {
     n_ctx_orig: 4096,
     wrong_log_multiplier: 1.0,
 };
+
+/// The shape of Medium 3.5 as its published files have it.
+pub fn medium_3_5() -> Hparams {
+    Hparams {
+        arch: Architecture::Mistral3,
+        n_layer: 88,
+        n_embd: 12_288,
+        n_ff: 28_672,
+        n_head: 96,
+        n_head_kv: 8,
+        n_embd_head_k: 128,
+        n_embd_head_v: 128,
+        n_vocab: 131_072,
+        n_ctx_train: 262_144,
+        norm_eps: 1e-5,
+        rope: Rope {
+            n_rot: 128,
+            freq_base: 1e6,
+            scaling: RopeScaling::Yarn {
+                factor: 64.0,
+                n_ctx_orig: 4096,
+                beta_fast: 4.0,
+                beta_slow: 1.0,
+                log_multiplier: 0.0,
+                attn_factor: 1.0,
+            },
+        },
+        attn_temperature: None,
+    }
+}
 
 impl ModelSpec {
     /// Whether a file of this shape holds this model.
@@ -275,39 +305,8 @@ fn fault(gguf: &Gguf, expected: &ExpectedTensor) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::model::rope::Rope;
-
-    /// The shape of Medium 3.5 as its published files have it.
-    pub(in crate::model) fn medium_3_5() -> Hparams {
-        Hparams {
-            arch: Architecture::Mistral3,
-            n_layer: 88,
-            n_embd: 12_288,
-            n_ff: 28_672,
-            n_head: 96,
-            n_head_kv: 8,
-            n_embd_head_k: 128,
-            n_embd_head_v: 128,
-            n_vocab: 131_072,
-            n_ctx_train: 262_144,
-            norm_eps: 1e-5,
-            rope: Rope {
-                n_rot: 128,
-                freq_base: 1e6,
-                scaling: RopeScaling::Yarn {
-                    factor: 64.0,
-                    n_ctx_orig: 4096,
-                    beta_fast: 4.0,
-                    beta_slow: 1.0,
-                    log_multiplier: 0.0,
-                    attn_factor: 1.0,
-                },
-            },
-            attn_temperature: None,
-        }
-    }
 
     #[test]
     fn medium_3_5_has_795_tensors_and_125_billion_weights() {
