@@ -197,7 +197,7 @@ impl Engine {
         self.weights.n_bytes_per_token
     }
 
-    /// Bytes of weights that lie in a copy rearranged for this CPU.
+    /// Bytes of weights that have a copy rearranged for this CPU.
     pub fn n_bytes_repacked(&self) -> u64 {
         self.weights.n_bytes_repacked
     }

@@ -53,6 +53,9 @@ pub struct TextInputs {
 /// Operations per layer, generously: norms 4, attention 20, feed-forward 8, biases and scales 14.
 const NODES_PER_LAYER: usize = 48;
 
+/// Batches up to this many rows multiply with a weight's packed copy, where there is one.
+const PACKED_ROWS: i64 = 16;
+
 impl TextGraph {
     /// Operations that the scheduler must have room for.
     pub fn n_nodes_max(hparams: &Hparams) -> usize {
@@ -165,7 +168,8 @@ impl<'a, 'g> Recorder<'a, 'g> {
     /// W·x, times the weight's own scale and plus its bias, where the file has them.
     fn linear(&self, linear: &Linear, x: Tensor<'g>) -> Tensor<'g> {
         let stored = |id| self.g.stored(&self.weights.store, id);
-        let mut y = self.g.mul_mat(stored(linear.weight), x);
+        let packed = linear.packed.filter(|_| x.ne()[1] <= PACKED_ROWS);
+        let mut y = self.g.mul_mat(stored(packed.unwrap_or(linear.weight)), x);
         if let Some(scale) = linear.scale {
             y = self.g.mul(y, stored(scale));
         }
