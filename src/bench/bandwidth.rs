@@ -1,20 +1,21 @@
 //! How fast this machine reads memory: the speed limit of decoding.
 //!
 //! Plain sequential reads of 64-bit words, summed in independent lanes so that the compiler uses vector
-//! loads, each thread on stretches of its own. The buffer is far larger than any cache, also than one
-//! that a machine's other tenants leave alone for a moment; the best pass counts, because everything
-//! else on the machine can only make a pass slower.
+//! loads, each thread on stretches of its own. The buffer is as large as the weights, up to a size far
+//! beyond any cache: weights that fit a cache are read as fast as the cache is, and a share of anything
+//! else would mean nothing. The best pass counts, because everything else on the machine can only make a
+//! pass slower.
 
 use std::time::{Duration, Instant};
 
-/// Size where memory allows.
-const WANTED: u64 = 1 << 30;
-/// Size below which the figure would be the cache's.
-const LEAST: u64 = 64 << 20;
+/// Beyond any cache, also one that a machine's other tenants leave alone for a moment.
+const MOST: u64 = 1 << 30;
+/// Less is read too quickly to be timed.
+const LEAST: u64 = 4 << 20;
 /// Passes end after this much time, once there are `MIN_PASSES`.
-const ENOUGH: Duration = Duration::from_millis(250);
+const ENOUGH: Duration = Duration::from_millis(150);
 const MIN_PASSES: usize = 3;
-const MAX_PASSES: usize = 5;
+const MAX_PASSES: usize = 100;
 /// Independent sums: eight words are one cache line.
 const LANES: usize = 8;
 /// Sequences that a thread reads at once; one alone does not keep enough loads under way.
@@ -25,9 +26,9 @@ const STREAMS: usize = 4;
 pub struct ReadBuffer(Vec<u64>);
 
 impl ReadBuffer {
-    /// A buffer of 1 GiB, or of a quarter of the free memory where that is less.
-    pub fn new(memory_available: u64) -> Self {
-        let n_bytes = (memory_available / 4).clamp(LEAST, WANTED);
+    /// A buffer of the weights' size, of a quarter of the free memory, or of 1 GiB: the least of them.
+    pub fn new(weight_bytes: u64, memory_available: u64) -> Self {
+        let n_bytes = weight_bytes.min(memory_available / 4).clamp(LEAST, MOST);
         let n = (n_bytes / 8) as usize;
         let mut words = vec![0; n];
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_small_machine_gets_a_small_buffer() {
-        let buffer = ReadBuffer::new(0);
+        let buffer = ReadBuffer::new(1 << 40, 0);
         assert_eq!(buffer.0.len() as u64 * 8, LEAST);
         assert!(buffer.gb_per_s(3) > 0.0);
     }

@@ -31,7 +31,7 @@ pub struct Setup {
     pub type_k: &'static str,
     /// Name of the V cache's type.
     pub type_v: &'static str,
-    /// Measured read bandwidth with as many threads.
+    /// Measured read bandwidth with as many threads, see [`ReadBuffer`](super::ReadBuffer).
     pub machine_gb_per_s: f64,
 }
 

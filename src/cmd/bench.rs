@@ -115,8 +115,8 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         [] => vec![default_n_threads()],
         threads => threads.to_vec(),
     };
-    let bandwidths = bandwidths(&threads);
     let subject = args.subject(n_ctx, printer)?;
+    let bandwidths = bandwidths(&threads, subject.gguf.n_bytes());
     let mut output = Output { report: Report::new(args.output), printer };
     let mut measure = || -> Result<()> {
         let mut is_first = true;
@@ -236,9 +236,9 @@ impl Args {
     }
 }
 
-/// Measured before weights take the memory, with as many threads as each engine will have.
-fn bandwidths(threads: &[u32]) -> Vec<f64> {
-    let buffer = ReadBuffer::new(memory_available());
+/// Measured before a file's weights take the memory, with as many threads as each engine will have.
+fn bandwidths(threads: &[u32], weight_bytes: u64) -> Vec<f64> {
+    let buffer = ReadBuffer::new(weight_bytes, memory_available());
     threads.iter().map(|&n_threads| buffer.gb_per_s(n_threads)).collect()
 }
 

@@ -71,6 +71,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             sampling: sampling_params(&args.sampling, effort, turn.temperature),
             reply: &args.reply,
             interrupt: turn.interrupt,
+            printer,
         };
         generator.reply(turn.request, &settings, sink)
     };

@@ -13,7 +13,7 @@ use crate::chat::{
     self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
-use crate::engine::{End, Engine, Error, Generation, Sampler, SamplingParams, Session};
+use crate::engine::{End, Engine, Error, Generation, N_BATCH, Sampler, SamplingParams, Session};
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
 use crate::tokenizer::TokenId;
 
@@ -36,7 +36,6 @@ pub fn sampling_params(
         repetition_penalty: args.repetition_penalty.unwrap_or(1.0),
         frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
         presence_penalty: args.presence_penalty.unwrap_or(0.0),
-        penalty_last_n: None,
         logit_bias: args.logit_bias.clone(),
         seed: args.seed,
     }
@@ -58,6 +57,8 @@ pub struct Settings<'a> {
     pub reply: &'a ReplyArgs,
     /// Ends the generation when raised.
     pub interrupt: &'a Interrupt,
+    /// Shows how far a long prompt has come.
+    pub printer: &'a Printer,
 }
 
 impl Generator {
@@ -120,20 +121,27 @@ impl Generator {
         let engine: Arc<Engine> = Arc::clone(self.session.engine());
         let parser = parser.with_stop(settings.reply.stop.iter().cloned());
         let mut sampler = Sampler::new(settings.sampling.clone(), engine.tokenizer().n_vocab())?;
-        for &token in prompt {
-            sampler.accept(token);
-        }
+        sampler.read(prompt);
         // A Ctrl-C after the last pass of an earlier answer would end the first pass of this one.
         engine.lower_cancel();
         let start = Instant::now();
         let mut logits = Vec::new();
-        let synced = self.session.sync(prompt, &mut logits, &mut |_, _| match settings
-            .interrupt
-            .is_raised()
-        {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        let mut bar = None;
+        let synced = self.session.sync(prompt, &mut logits, &mut |n_done, n_total| {
+            if n_total - n_done > N_BATCH {
+                bar.get_or_insert_with(|| settings.printer.progress(n_total as u64, "reading"));
+            }
+            if let Some(bar) = &bar {
+                bar.set_position(n_done as u64);
+            }
+            match settings.interrupt.is_raised() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         });
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
         let n_reused = match synced {
             Ok(stats) => stats.n_reused,
             Err(Error::Cancelled) => {

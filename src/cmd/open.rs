@@ -25,6 +25,9 @@ pub(super) fn gguf(args: &ModelArgs, printer: &Printer) -> Result<Gguf> {
 /// Opens the engine as the flags say, and prints what it was opened with.
 pub(super) fn engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>> {
     let gguf = gguf(args, printer)?;
+    if args.mmproj.is_some() {
+        printer.note("--mmproj is not used: this version answers text only");
+    }
     let label = gguf.label().to_string();
     let bar = printer.progress(0, "loading");
     let engine = Engine::open(gguf, &options(args), &mut |done, total| {

@@ -38,6 +38,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         reply: &args.reply,
         // Nobody raises it: here Ctrl-C ends the program.
         interrupt: &Interrupt::new(),
+        printer,
     };
     let mut renderer = ReplyRenderer::new(
         printer.stdout_style(),

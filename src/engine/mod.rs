@@ -26,7 +26,7 @@ use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
     CellPool, Hparams, KvCache, ModelError, Placement, TextGraph, TextShape, Warning, Weights,
-    YarnPolicy,
+    YarnPolicy, kv_bytes_per_token, validate,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -116,7 +116,7 @@ impl Engine {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Arc<Self>, Error> {
         let gguf = gguf.into();
-        let (hparams, warnings) = crate::model::validate(&gguf, options.yarn)?;
+        let (hparams, warnings) = validate(&gguf, options.yarn)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let default = default_cache_type(&gguf);
         let cache_types = options.cache_types.map(|dtype| dtype.unwrap_or(default));
@@ -125,8 +125,13 @@ impl Engine {
         let device = Device::cpu()?;
 
         let free = memory_available();
-        let n_ctx = choose_n_ctx(&hparams, options.n_ctx, cache_types, gguf.n_bytes(), free)?;
-        let kv_bytes = kv_bytes_per_token(&hparams, cache_types) * n_ctx;
+        let [type_k, type_v] = cache_types.map(tensor_type);
+        let per_token = kv_bytes_per_token(&hparams, type_k, type_v);
+        let n_ctx = match options.n_ctx {
+            Some(n_ctx) => check_n_ctx(n_ctx.into(), per_token, free)?,
+            None => largest_n_ctx(&hparams, per_token, free.saturating_sub(gguf.n_bytes())),
+        };
+        let kv_bytes = per_token * n_ctx;
         let placement = Placement {
             device,
             repack_budget: match options.repack {
@@ -226,14 +231,6 @@ fn default_cache_type(gguf: &Gguf) -> DType {
     if exact { DType::F32 } else { DType::F16 }
 }
 
-fn kv_bytes_per_token(hparams: &Hparams, [k, v]: [DType; 2]) -> u64 {
-    let row = |dtype: DType, n_embd_head: u32| {
-        dtype.row_size(i64::from(n_embd_head) * i64::from(hparams.n_head_kv)) as u64
-    };
-    let per_layer = row(k, hparams.n_embd_head_k) + row(v, hparams.n_embd_head_v);
-    u64::from(hparams.n_layer) * per_layer
-}
-
 fn check_cache_types(hparams: &Hparams, [k, v]: [DType; 2]) -> Result<(), Error> {
     for (half, dtype, n_embd_head) in
         [('k', k, hparams.n_embd_head_k), ('v', v, hparams.n_embd_head_v)]
@@ -246,25 +243,23 @@ fn check_cache_types(hparams: &Hparams, [k, v]: [DType; 2]) -> Result<(), Error>
     Ok(())
 }
 
-/// The wanted context, or the trained one, or the largest whose cache fits beside the weights.
-fn choose_n_ctx(
-    hparams: &Hparams,
-    wanted: Option<u32>,
-    cache_types: [DType; 2],
-    weight_bytes: u64,
-    free: u64,
-) -> Result<u64, Error> {
-    let per_token = kv_bytes_per_token(hparams, cache_types);
-    if let Some(n_ctx) = wanted.map(u64::from) {
-        let needed = per_token.saturating_mul(n_ctx);
-        if needed > free {
-            let gib = |n: u64| n as f64 / f64::from(1 << 30);
-            let (needed_gib, free_gib) = (gib(needed), gib(free));
-            return Err(Error::ContextMemory { n_ctx, needed_gib, free_gib });
-        }
+fn tensor_type(dtype: DType) -> TensorType {
+    TensorType::from_ggml_id(dtype.id()).expect("both number types as ggml does")
+}
+
+/// The context that the user wants, if its cache fits the free memory.
+fn check_n_ctx(n_ctx: u64, per_token: u64, free: u64) -> Result<u64, Error> {
+    let needed = per_token.saturating_mul(n_ctx);
+    if needed <= free {
         return Ok(n_ctx);
     }
+    let gib = |n: u64| n as f64 / f64::from(1 << 30);
+    Err(Error::ContextMemory { n_ctx, needed_gib: gib(needed), free_gib: gib(free) })
+}
+
+/// The trained context, or the largest whose cache fits beside the weights.
+fn largest_n_ctx(hparams: &Hparams, per_token: u64, free: u64) -> u64 {
     let trained = u64::from(hparams.n_ctx_train);
-    let room = free.saturating_sub(weight_bytes.saturating_add(MEMORY_MARGIN)) / per_token;
-    Ok(trained.min(room / 256 * 256).max(N_CTX_MIN.min(trained)))
+    let room = free.saturating_sub(MEMORY_MARGIN) / per_token;
+    trained.min(room / 256 * 256).max(N_CTX_MIN.min(trained))
 }

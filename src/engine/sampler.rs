@@ -31,14 +31,12 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keeps tokens at least this fraction as likely as the likeliest; 0 keeps all.
     pub min_p: f32,
-    /// Divides positive logits of seen tokens, multiplies negative ones; 1 does nothing.
+    /// Divides positive logits of tokens in prompt or reply, multiplies negative ones; 1 does nothing.
     pub repetition_penalty: f32,
-    /// Taken off the logit of a seen token once per occurrence; 0 does nothing.
+    /// Taken off a token's logit once per occurrence in the reply; 0 does nothing.
     pub frequency_penalty: f32,
-    /// Taken off the logit of a seen token once; 0 does nothing.
+    /// Taken off the logit of a token that occurs in the reply; 0 does nothing.
     pub presence_penalty: f32,
-    /// How far back a token counts as seen; `None` is the whole history, prompt included.
-    pub penalty_last_n: Option<usize>,
     /// Added to the logits of these tokens; `-inf` forbids one.
     pub logit_bias: Vec<(TokenId, f32)>,
     /// Makes the choices repeatable; `None` takes a seed from the operating system.
@@ -56,7 +54,6 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
-            penalty_last_n: None,
             logit_bias: Vec::new(),
             seed: None,
         }
@@ -142,10 +139,17 @@ impl Sampler {
         self.seed
     }
 
-    /// Adds a token of the prompt or of the reply to the history.
+    /// Counts the tokens of the prompt.
+    pub fn read(&mut self, prompt: &[TokenId]) {
+        if let Some(penalties) = &mut self.penalties {
+            prompt.iter().for_each(|&id| penalties.read(id));
+        }
+    }
+
+    /// Counts a token of the reply.
     pub fn accept(&mut self, id: TokenId) {
         if let Some(penalties) = &mut self.penalties {
-            penalties.accept(id);
+            penalties.said(id);
         }
     }
 

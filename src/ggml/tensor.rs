@@ -32,6 +32,11 @@ impl DType {
         exists.then_some(DType(id))
     }
 
+    /// ggml's number of the type, the one that a GGUF file uses.
+    pub fn id(self) -> u32 {
+        self.0
+    }
+
     /// ggml's name, such as `q4_K`.
     pub fn name(self) -> &'static str {
         // SAFETY: self.0 is a valid type; names are literals.

@@ -1,6 +1,7 @@
-//! How often each token occurs in the last part of the history, and what that costs it.
-
-use std::collections::VecDeque;
+//! Which tokens occurred, and what that costs them.
+//!
+//! As in vLLM, the prompt counts for the repetition penalty only: presence and frequency are about what
+//! the model has said.
 
 use super::SamplingParams;
 use crate::tokenizer::TokenId;
@@ -10,14 +11,11 @@ pub(super) struct Penalties {
     repetition: f32,
     frequency: f32,
     presence: f32,
-    last_n: Option<usize>,
-    /// The tokens that count, oldest first; unused without `last_n`.
-    window: VecDeque<TokenId>,
-    /// Occurrences of every token.
-    counts: Vec<u32>,
-    /// The tokens with a count, in no order, and where each of them stands there.
+    /// Every token that occurred, once.
     seen: Vec<TokenId>,
-    places: Vec<u32>,
+    is_seen: Vec<bool>,
+    /// Occurrences of every token in the reply.
+    n_said: Vec<u32>,
 }
 
 impl Penalties {
@@ -26,47 +24,30 @@ impl Penalties {
         let off = params.repetition_penalty == 1.0
             && params.frequency_penalty == 0.0
             && params.presence_penalty == 0.0;
-        if off || params.penalty_last_n == Some(0) {
-            return None;
-        }
-        Some(Self {
+        (!off).then(|| Self {
             repetition: params.repetition_penalty,
             frequency: params.frequency_penalty,
             presence: params.presence_penalty,
-            last_n: params.penalty_last_n,
-            window: VecDeque::new(),
-            counts: vec![0; n_vocab],
             seen: Vec::new(),
-            places: vec![0; n_vocab],
+            is_seen: vec![false; n_vocab],
+            n_said: vec![0; n_vocab],
         })
     }
 
-    pub(super) fn accept(&mut self, id: TokenId) {
-        let Some(count) = self.counts.get_mut(id as usize) else { return };
-        *count += 1;
-        if *count == 1 {
-            self.places[id as usize] =
-                u32::try_from(self.seen.len()).expect("no more than there are token ids");
+    /// Counts a token of the prompt.
+    pub(super) fn read(&mut self, id: TokenId) {
+        let Some(is_seen) = self.is_seen.get_mut(id as usize) else { return };
+        if !*is_seen {
+            *is_seen = true;
             self.seen.push(id);
-        }
-        if let Some(last_n) = self.last_n {
-            self.window.push_back(id);
-            if self.window.len() > last_n {
-                self.forget_oldest();
-            }
         }
     }
 
-    fn forget_oldest(&mut self) {
-        let Some(id) = self.window.pop_front() else { return };
-        let count = &mut self.counts[id as usize];
-        *count -= 1;
-        if *count == 0 {
-            let place = self.places[id as usize];
-            self.seen.swap_remove(place as usize);
-            if let Some(&moved) = self.seen.get(place as usize) {
-                self.places[moved as usize] = place;
-            }
+    /// Counts a token of the reply.
+    pub(super) fn said(&mut self, id: TokenId) {
+        self.read(id);
+        if let Some(n_said) = self.n_said.get_mut(id as usize) {
+            *n_said += 1;
         }
     }
 
@@ -74,7 +55,10 @@ impl Penalties {
         for &id in &self.seen {
             let Some(logit) = logits.get_mut(id as usize) else { continue };
             *logit = if *logit > 0.0 { *logit / self.repetition } else { *logit * self.repetition };
-            *logit -= self.counts[id as usize] as f32 * self.frequency + self.presence;
+            let n_said = self.n_said[id as usize];
+            if n_said > 0 {
+                *logit -= n_said as f32 * self.frequency + self.presence;
+            }
         }
     }
 }

@@ -168,25 +168,24 @@ fn penalties_and_bias_change_the_logits_they_should() {
     assert_eq!(logits_after(frequency, &history, &logits), [1.75, -2.5, 1.0, 0.5]);
     let presence = SamplingParams { presence_penalty: 0.5, ..off.clone() };
     assert_eq!(logits_after(presence.clone(), &history, &logits), [1.5, -2.5, 1.0, 0.5]);
-    let short = SamplingParams { penalty_last_n: Some(2), ..presence };
-    assert_eq!(logits_after(short, &[0, 2, 1, 3, 1], &logits), [2.0, -2.5, 1.0, 0.0]);
     let bias = SamplingParams { logit_bias: vec![(3, 1.0), (0, f32::NEG_INFINITY)], ..off };
     assert_eq!(logits_after(bias, &[], &logits), [f32::NEG_INFINITY, -2.0, 1.0, 1.5]);
 }
 
-proptest! {
-    #[test]
-    fn counts_follow_the_window(history in proptest::collection::vec(0..12u32, 0..80), n in 1..20usize) {
-        let params = SamplingParams {
-            frequency_penalty: 1.0, penalty_last_n: Some(n), ..SamplingParams::default()
-        };
-        let found = logits_after(params, &history, &[0.0; 12]);
-        let window = &history[history.len().saturating_sub(n)..];
-        for (id, logit) in (0..12).zip(found) {
-            let count = window.iter().filter(|&&x| x == id).count();
-            prop_assert_eq!(logit, -(count as f32));
-        }
-    }
+#[test]
+fn the_prompt_counts_for_repetition_only() {
+    let params = SamplingParams {
+        repetition_penalty: 2.0,
+        frequency_penalty: 1.0,
+        presence_penalty: 1.0,
+        ..SamplingParams::default()
+    };
+    let mut sampler = Sampler::new(params, 4).unwrap();
+    sampler.read(&[0, 1, 9_999]);
+    sampler.accept(1);
+    let mut logits = [2.0; 4];
+    sampler.sample(&mut logits);
+    assert_eq!(logits, [1.0, -1.0, 2.0, 2.0]);
 }
 
 #[test]
