@@ -254,7 +254,7 @@ fn open_engine(
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let engine = engine.with_context(|| subject.name.clone())?;
+    let engine = engine.map_err(|error| open::named(error, subject.name.clone()))?;
     if say_warnings {
         engine.warnings().iter().for_each(|warning| printer.warn(warning.to_string()));
     }

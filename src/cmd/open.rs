@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::cli::{CacheType, ModelArgs};
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineOptions, Error};
 use crate::ggml::DType;
 use crate::gguf::Gguf;
 use crate::model::{self, YarnPolicy};
@@ -35,9 +35,14 @@ pub(super) fn engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>>
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let engine = engine.with_context(|| label)?;
+    let engine = engine.map_err(|error| named(error, label))?;
     for warning in engine.warnings() {
         printer.warn(warning.to_string());
+    }
+    let n_ctx_train = engine.hparams().n_ctx_train as usize;
+    if engine.n_ctx() > n_ctx_train {
+        printer
+            .warn(format!("the model was trained for {n_ctx_train} tokens; beyond, it may ramble"));
     }
     let [k, v] = engine.cache_types();
     let cache = if k == v { k.name().to_owned() } else { format!("{}/{}", k.name(), v.name()) };
@@ -47,6 +52,14 @@ pub(super) fn engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>>
         engine.n_threads()
     ));
     Ok(engine)
+}
+
+/// Names the model in errors that don't name it themselves.
+pub(super) fn named(error: Error, label: String) -> anyhow::Error {
+    match error {
+        Error::Model(_) => error.into(),
+        _ => anyhow::Error::from(error).context(label),
+    }
 }
 
 /// The engine's options behind the flags.

@@ -198,6 +198,7 @@ pub struct Backend {
     pub(super) ptr: NonNull<sys::ggml_backend>,
     device: Device,
     cancel: CancelFlag,
+    _threads: Option<ThreadPool>,
 }
 
 // SAFETY: a backend may be used from any one thread at a time, and &self does not touch it.
@@ -210,7 +211,12 @@ impl Backend {
         let ptr =
             NonNull::new(unsafe { sys::ggml_backend_dev_init(device.ptr(), std::ptr::null()) })
                 .ok_or_else(|| GgmlError::Compute(format!("{} did not start", device.name())))?;
-        let backend = Backend { ptr, device, cancel: CancelFlag::default() };
+        let backend = Backend {
+            ptr,
+            device,
+            cancel: CancelFlag::default(),
+            _threads: ThreadPool::start(device, ptr, n_threads),
+        };
         if let Some(address) = device.proc_address(c"ggml_backend_set_n_threads") {
             // SAFETY: ggml-backend.h fixes this type for this name.
             unsafe {
@@ -238,6 +244,49 @@ impl Backend {
     /// The flag that stops this backend's computations; lower it before the next one.
     pub fn cancel_flag(&self) -> CancelFlag {
         self.cancel.clone()
+    }
+}
+
+/// Threads of the CPU backend, where OpenMP doesn't keep them: without a pool, ggml would start and end
+/// threads for every graph.
+#[derive(Debug)]
+struct ThreadPool {
+    ptr: *mut c_void,
+    free: unsafe extern "C" fn(*mut c_void),
+}
+
+impl ThreadPool {
+    fn start(device: Device, backend: NonNull<sys::ggml_backend>, n_threads: u32) -> Option<Self> {
+        let openmp = cfg!(all(feature = "openmp", target_os = "linux"));
+        if openmp || !device.is_cpu() || n_threads < 2 {
+            return None;
+        }
+        let mut params = sys::ggml_threadpool_params {
+            n_threads: n_threads as i32,
+            poll: 50, // ggml's own middle way between spinning and sleeping
+            ..Default::default()
+        };
+        // SAFETY: ggml-cpu.h fixes these types for these names; the pool is freed after the backend.
+        unsafe {
+            type New = unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut c_void;
+            type Set = unsafe extern "C" fn(sys::ggml_backend_t, *mut c_void);
+            let new: New = std::mem::transmute(device.proc_address(c"ggml_threadpool_new")?);
+            let free = std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_void)>(
+                device.proc_address(c"ggml_threadpool_free")?,
+            );
+            let set: Set =
+                std::mem::transmute(device.proc_address(c"ggml_backend_cpu_set_threadpool")?);
+            let ptr = new(&mut params);
+            set(backend.as_ptr(), ptr);
+            Some(ThreadPool { ptr, free })
+        }
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        // SAFETY: the pool is ours, and the backend that used it is gone: fields drop after their owner.
+        unsafe { (self.free)(self.ptr) };
     }
 }
 

@@ -38,7 +38,7 @@ pub use tensor::{DType, Element, Tensor};
 #[derive(Debug, thiserror::Error)]
 pub enum GgmlError {
     /// A buffer could not be had.
-    #[error("{n_bytes} bytes for {what} could not be allocated on {device}")]
+    #[error("{n_bytes} bytes for {what} could not be allocated on {device}; use a smaller --ctx")]
     Alloc {
         /// What the memory was for.
         what: &'static str,

@@ -97,10 +97,15 @@ enum Copied {
 }
 
 impl Copied {
-    fn of(ty: TensorType) -> Self {
+    fn of(ty: TensorType, kind: BufferType) -> Self {
         use TensorType as T;
         let tiled = matches!(ty, T::Q2_K | T::Q3_K | T::Q4_K | T::Q5_K | T::Q6_K | T::IQ4_XS);
-        if cfg!(target_arch = "x86_64") && tiled { Copied::Beside } else { Copied::Instead }
+        // Other kinds of memory, such as AMX's, have kernels of their own for prompts as well.
+        let repack = kind.name() == "CPU_REPACK";
+        match cfg!(target_arch = "x86_64") && tiled && repack {
+            true => Copied::Beside,
+            false => Copied::Instead,
+        }
     }
 }
 
@@ -177,7 +182,10 @@ impl<'a> Loader<'a> {
         Loader {
             gguf,
             placement,
-            repack_types: placement.device.extra_buffer_types(),
+            repack_types: match placement.repack_budget {
+                0 => Vec::new(),
+                _ => placement.device.extra_buffer_types(),
+            },
             builder: StoreBuilder::new(2 * gguf.tensors().len()), // a copy each at most
             items: Vec::new(),
             n_bytes_repacked: 0,
@@ -203,7 +211,7 @@ impl<'a> Loader<'a> {
     fn linear(&mut self, name: &str) -> Linear {
         let info = self.info(&format!("{name}.weight"));
         let copy_to = self.repacked(info);
-        let beside = copy_to.is_some() && Copied::of(info.ty) == Copied::Beside;
+        let beside = copy_to.is_some_and(|kind| Copied::of(info.ty, kind) == Copied::Beside);
         let packed = beside.then(|| self.add(info, copy_to, false));
         Linear {
             weight: self.add(info, if beside { None } else { copy_to }, true),
@@ -258,16 +266,17 @@ impl<'a> Loader<'a> {
 
     /// The memory kind in which the CPU multiplies faster with this matrix, if it may be copied there.
     fn repacked(&mut self, info: &TensorInfo) -> Option<BufferType> {
-        let mapped = match Copied::of(info.ty) {
-            Copied::Instead => 0,
-            Copied::Beside => self.gguf.n_bytes(),
-        };
-        let needed = mapped + self.n_bytes_repacked + info.n_bytes;
-        let fits = needed <= self.placement.repack_budget;
         let ne = [info.dims[0] as i64, info.dims[1] as i64];
         let supports =
             |kind: &&BufferType| self.placement.device.supports_mul_mat(**kind, dtype(info), ne);
-        let kind = fits.then(|| self.repack_types.iter().find(supports).copied()).flatten()?;
+        let kind = self.repack_types.iter().find(supports).copied()?;
+        let mapped = match Copied::of(info.ty, kind) {
+            Copied::Instead => 0,
+            Copied::Beside => self.gguf.n_bytes(),
+        };
+        if mapped + self.n_bytes_repacked + info.n_bytes > self.placement.repack_budget {
+            return None;
+        }
         self.n_bytes_repacked += info.n_bytes;
         Some(kind)
     }
@@ -329,19 +338,22 @@ impl<'a> Loader<'a> {
     fn jobs(&self, item: &Item<'a>) -> Vec<Job<'a>> {
         let bytes = self.gguf.data(item.info);
         if item.copy_to.is_some() {
-            return vec![Job { fill: Some(item.id), bytes, info: item.info }];
+            // A copy that is not read whole has its original beside it.
+            let replaces = item.read_whole;
+            return vec![Job { fill: Some(item.id), bytes, info: item.info, replaces }];
         }
         if !(item.read_whole && self.placement.touch) {
             return Vec::new();
         }
-        bytes.chunks(TOUCH_BYTES).map(|bytes| Job { fill: None, bytes, info: item.info }).collect()
+        let job = |bytes| Job { fill: None, bytes, info: item.info, replaces: false };
+        bytes.chunks(TOUCH_BYTES).map(job).collect()
     }
 
     fn run(&self, job: &Job<'_>) {
         match job.fill {
             Some(id) => {
                 self.builder.fill(id, job.bytes);
-                if Copied::of(job.info.ty) == Copied::Instead {
+                if job.replaces {
                     let start = job.info.offset as usize;
                     self.gguf.parts()[job.info.part].release(&(start..start + job.bytes.len()));
                 }
@@ -359,6 +371,8 @@ struct Job<'a> {
     fill: Option<TensorId>,
     bytes: &'a [u8],
     info: &'a TensorInfo,
+    /// Whether the file's own pages may go when the copy is made.
+    replaces: bool,
 }
 
 fn dtype(info: &TensorInfo) -> DType {
