@@ -125,23 +125,17 @@ impl Engine {
         }
         let text = graph.as_mut().expect("it was built above");
         self.fill(inputs, rows, shape);
-        let computed = {
-            let mut ready = sched.ready(&mut text.graph)?;
-            inputs.set(&text.inputs, &mut ready);
-            ready.compute()
-        };
-        match computed {
-            Ok(computed) => {
-                if let Some(output) = text.logits {
-                    computed.read(output, logits);
-                }
-                Ok(())
-            }
+        let done = compute(text, sched, inputs, logits);
+        if done.is_err() {
+            // Its place in the working memory may be half planned.
+            *graph = None;
+        }
+        match done {
             Err(GgmlError::Cancelled) => {
                 self.lower_cancel();
                 Err(Error::Cancelled)
             }
-            Err(error) => Err(error.into()),
+            done => Ok(done?),
         }
     }
 
@@ -177,6 +171,21 @@ impl Engine {
             }
         }
     }
+}
+
+fn compute(
+    text: &mut TextGraph,
+    sched: &mut Scheduler,
+    values: &InputValues,
+    logits: &mut Vec<f32>,
+) -> Result<(), GgmlError> {
+    let mut ready = sched.ready(&mut text.graph)?;
+    values.set(&text.inputs, &mut ready);
+    let computed = ready.compute()?;
+    if let Some(output) = text.logits {
+        computed.read(output, logits);
+    }
+    Ok(())
 }
 
 impl InputValues {
