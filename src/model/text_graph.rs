@@ -144,7 +144,8 @@ impl<'a, 'g> Recorder<'a, 'g> {
                 return (self.inputs, None);
             }
             let mut attn = self.attention(normed, layer, il).named(format!("attn_out-{il}"));
-            if let (true, Some(outputs)) = (is_last, self.outputs) {
+            let some_unread = self.shape.n_outputs < self.shape.n_tokens;
+            if let (true, Some(outputs)) = (is_last && some_unread, self.outputs) {
                 // What no one reads need not be computed.
                 attn = g.get_rows(attn, outputs); // [n_embd, n_outputs]
                 x = g.get_rows(x, outputs);
