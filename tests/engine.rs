@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gust::engine::{BatchRow, Engine, EngineOptions, Error, Session};
-use gust::ggml::DType;
+use gust::ggml::{Backend, DType, Device, Scheduler};
 use gust::gguf::Gguf;
-use gust::model::{self, YarnPolicy};
+use gust::model::{self, KvCache, Placement, TextGraph, TextShape, Weights, YarnPolicy};
 
 use crate::model::{argmax, difference, golden_file, open};
+use crate::util::gguf_writer::{Writer, f32, u32};
 
 fn tiny(n_ctx: u32, cache: DType) -> Arc<Engine> {
     let options = EngineOptions {
@@ -205,4 +206,50 @@ fn a_cache_type_that_does_not_fit_the_heads_is_refused() {
     let head = gguf.metadata().u32("mistral3.attention.key_length").unwrap().unwrap();
     let opened = Engine::open(gguf, &options, &mut |_, _| {});
     assert_eq!(opened.is_err(), !head.is_multiple_of(32), "heads of {head}");
+}
+
+/// ggml aborts when a graph outgrows the scheduler, and files with every optional tensor have the
+/// largest graphs.
+#[test]
+fn graphs_of_any_depth_fit_the_scheduler() {
+    for n_layer in [1, 4, 20, 40, 41, 82, 84, 88] {
+        let gguf = Arc::new(Gguf::from_bytes("deep", deep_model(n_layer).bytes()).unwrap());
+        let (hparams, _) = model::validate(&gguf, YarnPolicy::Correct).unwrap();
+        let device = Device::cpu().unwrap();
+        let placement = Placement { device, repack_budget: 0, touch: false, n_threads: 1 };
+        let weights = Weights::load(&gguf, &hparams, placement, &mut |_, _| {}).unwrap();
+        let kv = KvCache::new(&hparams, 256, [DType::F32; 2], device).unwrap();
+        let backend = Backend::new(device, 1).unwrap();
+        let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
+        let shape = TextShape { n_tokens: 2, n_kv: 256, n_outputs: 1 };
+        sched.reserve(TextGraph::build(&hparams, &weights, &kv, shape).graph).unwrap();
+    }
+}
+
+fn deep_model(n_layer: u32) -> Writer {
+    let mut writer = Writer::small_model();
+    writer.set("mistral3.block_count", u32(n_layer));
+    writer.set("mistral3.attention.temperature_scale", f32(0.1));
+    for layer in 0..n_layer {
+        for (name, dims) in [
+            ("attn_q", [8, 8]),
+            ("attn_k", [8, 4]),
+            ("attn_v", [8, 4]),
+            ("attn_output", [8, 8]),
+            ("ffn_gate", [8, 16]),
+            ("ffn_up", [8, 16]),
+            ("ffn_down", [16, 8]),
+        ] {
+            if layer > 0 {
+                writer.add_tensor(&format!("blk.{layer}.{name}.weight"), &dims);
+            }
+            writer.add_tensor(&format!("blk.{layer}.{name}.bias"), &dims[1..]);
+            writer.add_tensor(&format!("blk.{layer}.{name}.scale"), &[1]);
+        }
+        if layer > 0 {
+            writer.add_tensor(&format!("blk.{layer}.attn_norm.weight"), &[8]);
+            writer.add_tensor(&format!("blk.{layer}.ffn_norm.weight"), &[8]);
+        }
+    }
+    writer
 }

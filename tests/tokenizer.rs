@@ -85,7 +85,7 @@ fn tokenize_and_detokenize_are_filters() {
 
 #[test]
 fn lines_are_json_both_ways() {
-    let texts = "\"a\\nb\"\n\"\"\n\n\"\\u4e2d </s>\"\n";
+    let texts = "\"a\\nb\"\n\"\"\n\"\\u4e2d </s>\"\n";
     let ids = stdout(&["tokenize", "--lines"], texts);
     assert_eq!(ids.lines().count(), 3);
     assert_eq!(stdout(&["detokenize", "--lines"], &ids), "\"a\\nb\"\n\"\"\n\"中 </s>\"\n");

@@ -67,9 +67,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     Ok(printer.out_line(line)?)
 }
 
-/// The lines of `text` with something on them, and their numbers from 1.
+/// The lines of `text` and their numbers from 1.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty())
+    (1..).zip(text.lines())
 }
 
 fn push_json(out: &mut String, ids: &[TokenId]) {

@@ -125,6 +125,7 @@ impl Engine {
         }
         let text = graph.as_mut().expect("it was built above");
         self.fill(inputs, rows, shape);
+        let n_before = logits.len();
         let done = compute(text, sched, inputs, logits);
         if done.is_err() {
             // Its place in the working memory may be half planned.
@@ -135,7 +136,12 @@ impl Engine {
                 self.lower_cancel();
                 Err(Error::Cancelled)
             }
-            done => Ok(done?),
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                let mut rows = logits[n_before..].chunks(self.hparams.n_vocab as usize);
+                let finite = rows.all(|row| row.iter().any(|logit| logit.is_finite()));
+                if finite { Ok(()) } else { Err(Error::NotFinite) }
+            }
         }
     }
 

@@ -17,6 +17,8 @@ pub fn default_n_threads() -> u32 {
 pub fn memory_available() -> u64 {
     let what = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let Ok(system) = System::new_with_specifics(what) else { return u64::MAX };
-    let cgroup = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    // What a group counts as used includes page cache, which goes when it is needed.
+    let free = |limits: sysinfo::CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
+    let cgroup = system.cgroup_limits().map_or(u64::MAX, free);
     system.available_memory().min(cgroup)
 }

@@ -71,6 +71,11 @@ pub enum Error {
     /// A token that the model does not have.
     #[error("token id {id} is not below the vocabulary's size {n_vocab}")]
     TokenId { id: u32, n_vocab: usize },
+    /// Broken weights, or numbers beyond what their types hold.
+    #[error(
+        "the model computed no finite number; `gust inspect --check-tensors` looks for broken weights"
+    )]
+    NotFinite,
     /// The caller stopped the work.
     #[error("cancelled")]
     Cancelled,
@@ -135,7 +140,7 @@ impl Engine {
         let placement = Placement {
             device,
             repack_budget: match options.repack {
-                true => free.saturating_sub(kv_bytes.min(free / 4) + MEMORY_MARGIN),
+                true => free.saturating_sub(kv_bytes + MEMORY_MARGIN),
                 false => 0,
             },
             touch: gguf.n_bytes() < free,

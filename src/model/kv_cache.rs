@@ -91,7 +91,7 @@ impl KvCache {
 #[derive(Debug)]
 pub struct CellPool {
     /// Timelines that own the cell; 0 is free.
-    n_owners: Vec<u16>,
+    n_owners: Vec<u32>,
     n_free: usize,
 }
 
@@ -178,7 +178,7 @@ impl CellPool {
     }
 }
 
-fn release(n_owners: &mut [u16], n_free: &mut usize, cell: u32) {
+fn release(n_owners: &mut [u32], n_free: &mut usize, cell: u32) {
     let owners = &mut n_owners[cell as usize];
     *owners -= 1;
     if *owners == 0 {

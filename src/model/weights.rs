@@ -125,7 +125,7 @@ impl Weights {
         let token_embd = loader.table("token_embd.weight", !output_is_own);
         let output = match output_is_own {
             true => loader.linear("output"),
-            false => Linear { weight: token_embd, packed: None, scale: None, bias: None },
+            false => loader.tied_output(token_embd),
         };
         let output_norm = loader.vector("output_norm.weight");
         let rope_freqs = loader.optional("rope_freqs.weight");
@@ -218,6 +218,18 @@ impl<'a> Loader<'a> {
             packed,
             scale: self.optional(&format!("{name}.scale")),
             bias: self.optional(&format!("{name}.bias")),
+        }
+    }
+
+    /// The embedding as output matrix. Rows are looked up in the file's order, so a copy is one beside it.
+    fn tied_output(&mut self, token_embd: TensorId) -> Linear {
+        let info = self.info("token_embd.weight");
+        let tied = Linear { weight: token_embd, packed: None, scale: None, bias: None };
+        let Some(kind) = self.repacked(info) else { return tied };
+        let copy = self.add(info, Some(kind), false);
+        match Copied::of(info.ty, kind) {
+            Copied::Instead => Linear { weight: copy, ..tied },
+            Copied::Beside => Linear { packed: Some(copy), ..tied },
         }
     }
 

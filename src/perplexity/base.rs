@@ -20,7 +20,7 @@ const RANGE_NATS: f32 = 24.0;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum BaseError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: the file of predictions can't be read or written to its end", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: not a file of base predictions; write one with --kl-base", path.display())]
     Magic { path: PathBuf },

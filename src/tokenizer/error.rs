@@ -9,7 +9,7 @@ use crate::gguf::GgufError;
 pub enum TokenizerError {
     #[error("tokenizer file has {n_bytes} bytes, more than the {limit} that any tekken.json needs")]
     FileTooLarge { n_bytes: usize, limit: usize },
-    #[error("tekken.json is not what it should be: {0}")]
+    #[error("tekken.json is not what it should be")]
     Json(#[from] serde_json::Error),
     #[error("tekken.json: config.version is {version:?}, expected one of {known}")]
     Version { version: String, known: String },
