@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::chat::{ChatRequest, Message, ReplyEvent};
+use crate::chat::{ChatRequest, FinishReason, Message, ReplyEvent};
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::cmd::generator::{Generator, Settings, sampling_params};
 use crate::cmd::prompt;
@@ -46,7 +46,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         !args.reply.hide_reasoning,
     );
     let mut written = Ok(());
+    let mut is_cut_off = false;
     let mut sink = |event: ReplyEvent| {
+        is_cut_off |= matches!(event, ReplyEvent::Finished { reason: FinishReason::Length, .. });
         if written.is_ok() {
             written = show(renderer.render(&event), printer);
         }
@@ -72,7 +74,11 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
     // Who closed the pipe has read enough; that goes before any error it led to.
     written?;
-    done.map(|_usage| ())
+    done?;
+    if is_cut_off && args.reply.max_tokens.is_none() {
+        printer.warn("the context is full, the answer was cut off; a larger --ctx holds more");
+    }
+    Ok(())
 }
 
 fn show(rendered: Rendered, printer: &Printer) -> std::io::Result<()> {
