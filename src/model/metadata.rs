@@ -29,24 +29,17 @@ pub fn metadata_of(hparams: &Hparams) -> Vec<(String, Value)> {
             set("rope.scaling.type", Value::String("linear".to_owned()));
             set("rope.scaling.factor", Value::F32(factor));
         }
-        RopeScaling::Yarn {
-            factor,
-            n_ctx_orig,
-            beta_fast,
-            beta_slow,
-            log_multiplier,
-            attn_factor,
-        } => {
+        RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, log_multiplier } => {
             set("rope.scaling.type", Value::String("yarn".to_owned()));
             set("rope.scaling.factor", Value::F32(factor));
             set("rope.scaling.original_context_length", Value::U32(n_ctx_orig));
             set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
             set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
             set("rope.scaling.yarn_log_multiplier", Value::F32(log_multiplier));
-            if attn_factor != 1.0 {
-                set("rope.scaling.attn_factor", Value::F32(attn_factor));
-            }
         }
+    }
+    if hparams.rope.magnitude != 1.0 {
+        set("rope.scaling.attn_factor", Value::F32(hparams.rope.magnitude));
     }
     if let Some(temperature) = hparams.attn_temperature {
         set("attention.temperature_scale", Value::F32(temperature.scale));

@@ -14,6 +14,8 @@ pub struct Rope {
     pub freq_base: f32,
     /// How frequencies are stretched over a longer context.
     pub scaling: RopeScaling,
+    /// Factor on cosine and sine that the file asks for besides YaRN's own; nearly always 1.
+    pub magnitude: f32,
 }
 
 /// Stretching of the rotary frequencies.
@@ -31,7 +33,6 @@ pub enum RopeScaling {
         beta_fast: f32,
         beta_slow: f32,
         log_multiplier: f32,
-        attn_factor: f32,
     },
 }
 
@@ -71,15 +72,15 @@ impl Rope {
     /// `m(1) / m(log_multiplier)` where the model was trained so (a multiplier other than 0). Since
     /// `ext_factor` is 1, ggml multiplies by `m(1)` on its own, which is divided out here.
     pub fn attn_factor(&self) -> f32 {
-        let RopeScaling::Yarn { factor, log_multiplier, attn_factor, .. } = self.scaling else {
-            return 1.0;
+        let RopeScaling::Yarn { factor, log_multiplier, .. } = self.scaling else {
+            return self.magnitude;
         };
         let magnitude = |multiplier: f32| 0.1 * multiplier * factor.ln() + 1.0;
         let wanted = match log_multiplier {
             0.0 => magnitude(1.0),
             multiplier => magnitude(1.0) / magnitude(multiplier),
         };
-        wanted / magnitude(1.0) * attn_factor
+        wanted / magnitude(1.0) * self.magnitude
     }
 }
 
@@ -93,7 +94,8 @@ impl Keys<'_> {
         }
         let freq_base = self.float("rope.freq_base", above(0.0), 1e12)?.unwrap_or(10_000.0);
         let scaling = self.rope_scaling(n_ctx_train)?;
-        Ok(Rope { n_rot, freq_base, scaling })
+        let magnitude = self.float("rope.scaling.attn_factor", above(0.0), 64.0)?.unwrap_or(1.0);
+        Ok(Rope { n_rot, freq_base, scaling, magnitude })
     }
 
     fn rope_scaling(&self, n_ctx_train: u32) -> Result<RopeScaling, ModelError> {
@@ -115,7 +117,6 @@ impl Keys<'_> {
                 64.0,
             )?
             .unwrap_or(0.0);
-        let attn_factor = self.float("rope.scaling.attn_factor", above(0.0), 64.0)?.unwrap_or(1.0);
         match (self.rope_type()?, factor) {
             ("none", _) | ("linear", None | Some(1.0)) => Ok(RopeScaling::None),
             ("linear", Some(factor)) => Ok(RopeScaling::Linear { factor }),
@@ -128,7 +129,6 @@ impl Keys<'_> {
                 beta_fast,
                 beta_slow,
                 log_multiplier,
-                attn_factor,
             }),
             (found, _) => {
                 let found = quoted(found);
@@ -165,9 +165,8 @@ mod tests {
             beta_fast: 4.0,
             beta_slow: 1.0,
             log_multiplier,
-            attn_factor: 1.0,
         };
-        Rope { n_rot: 128, freq_base: 1e6, scaling }
+        Rope { n_rot: 128, freq_base: 1e6, scaling, magnitude: 1.0 }
     }
 
     #[test]
@@ -178,5 +177,6 @@ mod tests {
         assert_eq!((yarn(0.0).freq_scale(), yarn(0.0).ext_factor()), (1.0 / 64.0, 1.0));
         let plain = Rope { scaling: RopeScaling::None, ..yarn(0.0) };
         assert_eq!((plain.freq_scale(), plain.ext_factor(), plain.attn_factor()), (1.0, 0.0, 1.0));
+        assert_eq!(Rope { magnitude: 1.5, ..plain }.attn_factor(), 1.5);
     }
 }

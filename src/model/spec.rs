@@ -121,8 +121,8 @@ pub fn medium_3_5() -> Hparams {
                 beta_fast: 4.0,
                 beta_slow: 1.0,
                 log_multiplier: 0.0,
-                attn_factor: 1.0,
             },
+            magnitude: 1.0,
         },
         attn_temperature: None,
     }

@@ -93,21 +93,14 @@ fn hparams(hparams: &Hparams) -> Json {
     let scaling = match &rope.scaling {
         RopeScaling::None => json!({"type": "none"}),
         RopeScaling::Linear { factor } => json!({"type": "linear", "factor": float(*factor)}),
-        RopeScaling::Yarn {
-            factor,
-            n_ctx_orig,
-            beta_fast,
-            beta_slow,
-            log_multiplier,
-            attn_factor,
-        } => json!({
+        RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, log_multiplier } => json!({
             "type": "yarn",
             "factor": float(*factor),
             "n_ctx_orig": n_ctx_orig,
             "beta_fast": float(*beta_fast),
             "beta_slow": float(*beta_slow),
             "log_multiplier": float(*log_multiplier),
-            "attn_factor": float(*attn_factor),
+            "attn_factor": float(rope.magnitude),
         }),
     };
     json!({
