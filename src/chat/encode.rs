@@ -8,14 +8,8 @@ use super::{
     AssistantMessage, ChatRequest, ContentChunk, EncodeError, Message, ReasoningEffort, Tool,
     merge, python_json, validate,
 };
-use crate::tokenizer::{TokenId, Tokenizer};
-
-/// What the model reads.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Prompt {
-    /// Token ids, starting with `<s>`.
-    pub tokens: Vec<TokenId>,
-}
+use crate::engine::Prompt;
+use crate::tokenizer::Tokenizer;
 
 /// Encodes a conversation up to the place where the model goes on.
 pub fn encode(request: &ChatRequest, tokenizer: &Tokenizer) -> Result<Prompt, EncodeError> {
@@ -84,6 +78,9 @@ impl Writer<'_> {
                     if *closed {
                         self.control("[/THINK]")?;
                     }
+                }
+                ContentChunk::Image(_) => {
+                    return Err(EncodeError::MissingControlToken { name: "[IMG]" });
                 }
             }
         }

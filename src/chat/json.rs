@@ -48,6 +48,7 @@ pub fn request_from_json(json: &str) -> Result<ChatRequest, RequestError> {
             .map(|(i, tool)| tool.into_tool(&format!("tools[{i}]")))
             .collect::<Result<_, _>>()?,
         reasoning_effort,
+        ..ChatRequest::default()
     })
 }
 
@@ -250,6 +251,7 @@ impl WireChunk {
                 closed: Some(*closed),
                 ..Self::default()
             },
+            ContentChunk::Image(_) => Self { kind: "image_url".to_owned(), ..Self::default() },
         }
     }
 }
@@ -288,6 +290,7 @@ impl WireTool {
             name: self.function.name,
             description: self.function.description.unwrap_or_default(),
             parameters: self.function.parameters.map_or("{}".to_owned(), |p| p.get().to_owned()),
+            strict: false,
         })
     }
 

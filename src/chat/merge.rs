@@ -110,7 +110,7 @@ fn join_content<'a>(contents: impl IntoIterator<Item = &'a [ContentChunk]>) -> V
                     run.push_str(text);
                     needs_blank_line = false;
                 }
-                ContentChunk::Thinking { .. } => {
+                ContentChunk::Thinking { .. } | ContentChunk::Image(_) => {
                     if !run.is_empty() {
                         joined.push(ContentChunk::Text(mem::take(&mut run)));
                     }

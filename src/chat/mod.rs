@@ -19,14 +19,17 @@ mod validate;
 mod tests;
 
 pub use collect::ReplyCollector;
-pub use encode::{Prompt, encode};
+pub use encode::encode;
 pub use error::EncodeError;
 pub use json::{RequestError, request_from_json, request_to_json};
 pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;
 pub use validate::validate;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::vision::Image;
 
 /// Everything the model is told before it answers.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,8 +38,43 @@ pub struct ChatRequest {
     pub messages: Vec<Message>,
     /// Functions the model may call.
     pub tools: Vec<Tool>,
+    /// Whether it may or must call one.
+    pub tool_choice: ToolChoice,
+    /// What its text must look like.
+    pub response_format: ResponseFormat,
     /// Whether the model thinks before it answers.
     pub reasoning_effort: ReasoningEffort,
+}
+
+/// Whether the model may or must call functions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As it sees fit.
+    #[default]
+    Auto,
+    /// It may not.
+    None,
+    /// It must call at least one.
+    Required,
+    /// It must call this one.
+    Named(String),
+}
+
+/// What the text of an answer must look like. Reasoning is free, and so is the choice to call a function
+/// instead, where the request allows that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ResponseFormat {
+    /// Anything.
+    #[default]
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON that obeys this schema, itself JSON text.
+    JsonSchema(String),
+    /// A text that this regular expression matches as a whole.
+    Regex(String),
+    /// A text of the language that this Lark grammar describes.
+    Lark(String),
 }
 
 /// One message of a conversation.
@@ -106,6 +144,8 @@ pub enum ContentChunk {
         /// Whether the reasoning is complete; an open one gets no `[/THINK]`.
         closed: bool,
     },
+    /// A picture, in what a user says or a tool gives back.
+    Image(Arc<Image>),
 }
 
 /// A function the model may call.
@@ -117,6 +157,9 @@ pub struct Tool {
     pub description: String,
     /// JSON schema of its arguments, as JSON text: key order and number spelling reach the model.
     pub parameters: String,
+    /// Whether every keyword of the schema must be enforced; one that can't be is an error then. The
+    /// model is not told.
+    pub strict: bool,
 }
 
 /// A call of a function by the model.

@@ -67,8 +67,8 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
                 .map(Message::system)
                 .chain([Message::user(text)])
                 .collect(),
-            tools: Vec::new(),
             reasoning_effort: effort,
+            ..ChatRequest::default()
         };
         generator.reply(&request, &settings, &mut sink)
     };

@@ -10,6 +10,7 @@
 mod forward;
 mod generate;
 mod machine;
+mod prompt;
 mod sampler;
 mod session;
 
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use forward::BatchRow;
 pub use generate::{End, Generation};
 pub use machine::{default_n_threads, memory_available};
+pub use prompt::{ImageSpan, Prompt};
 pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};
 

@@ -58,7 +58,7 @@ impl Conversation {
                 .into_iter()
                 .map(|chunk| match chunk {
                     ContentChunk::Text(text) => text,
-                    ContentChunk::Thinking { .. } => String::new(),
+                    ContentChunk::Thinking { .. } | ContentChunk::Image(_) => String::new(),
                 })
                 .collect(),
         )
@@ -119,8 +119,8 @@ impl Conversation {
         let system = self.system.iter().map(Message::system);
         ChatRequest {
             messages: system.chain(self.messages.iter().cloned()).collect(),
-            tools: Vec::new(),
             reasoning_effort: self.effort,
+            ..ChatRequest::default()
         }
     }
 

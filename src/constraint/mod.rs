@@ -1,0 +1,1 @@
+//! Which tokens may come next, where a schema, a grammar or a budget decides.
