@@ -99,6 +99,7 @@ fn texts(request: &ChatRequest) -> Vec<String> {
             .map(|chunk| match chunk {
                 ContentChunk::Text(text) => text.clone(),
                 ContentChunk::Thinking { thinking, closed } => format!("<{thinking}:{closed}>"),
+                ContentChunk::Image(image) => format!("<{image:?}>"),
             })
             .collect::<String>()
     };
