@@ -94,16 +94,25 @@ impl PartialEq for Image {
     }
 }
 
+/// Bytes that a file may have.
+pub const MAX_FILE_BYTES: usize = 64 << 20;
+
 /// Why bytes are no picture.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ImageError(String);
+pub enum ImageError {
+    /// No URL.
+    #[error("not a URL")]
+    NoUrl,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
 
 impl Image {
     /// Stand-in.
     pub fn decode(bytes: impl Into<Arc<[u8]>>) -> Result<Image, ImageError> {
         let file = bytes.into();
-        let rgb = image::load_from_memory(&file).map_err(|e| ImageError(e.to_string()))?.to_rgb8();
+        let rgb = image::load_from_memory(&file).map_err(|e| ImageError::Other(e.to_string()))?.to_rgb8();
         let hash = ImageHash(*blake3::hash(&rgb).as_bytes());
         let (width, height) = rgb.dimensions();
         Ok(Image { width, height, rgb: rgb.into_raw(), file, media_type: "image/png", hash })
@@ -111,9 +120,9 @@ impl Image {
 
     /// Stand-in.
     pub fn from_url(url: &str) -> Result<Image, ImageError> {
-        let (_, data) = url.split_once(";base64,").ok_or(ImageError("no data URL".to_owned()))?;
+        let (_, data) = url.split_once(";base64,").ok_or(ImageError::NoUrl)?;
         let bytes = base64::engine::general_purpose::STANDARD.decode(data);
-        Self::decode(bytes.map_err(|e| ImageError(e.to_string()))?)
+        Self::decode(bytes.map_err(|e| ImageError::Other(e.to_string()))?)
     }
 
     /// Width in pixels, at least 1.
