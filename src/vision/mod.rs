@@ -4,10 +4,20 @@
 //! will be; `preprocess` resizes and normalises as mistral_common does. Nothing here knows tensors,
 //! tokens' ids or conversations.
 
+mod decode;
+mod error;
+mod kind;
+mod preprocess;
+mod resize;
+mod rgb;
+mod url;
+
 use std::fmt;
 use std::sync::Arc;
 
-use base64::Engine as _;
+pub use decode::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
+pub use error::{ImageError, PatchError};
+pub use preprocess::ImagePatches;
 
 /// The side of a patch and what follows from it: how a model cuts pictures.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,20 +44,6 @@ impl Default for PatchConfig {
             mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
             std: [0.268_629_55, 0.261_302_6, 0.275_777_1],
         }
-    }
-}
-
-impl PatchConfig {
-    /// How many tokens a picture of this size takes, as mistral_common counts them.
-    pub fn grid(&self, width: u32, height: u32) -> Grid {
-        let (w, h) = (f64::from(width), f64::from(height));
-        let ratio = (h / f64::from(self.image_size)).max(w / f64::from(self.image_size));
-        let shrunk = |side: f64, whole: u32| match ratio > 1.0 {
-            true => ((side / ratio).round_ties_even() as u32).max(1),
-            false => whole,
-        };
-        let token = self.patch_size * self.merge_size;
-        Grid { cols: shrunk(w, width).div_ceil(token), rows: shrunk(h, height).div_ceil(token) }
     }
 }
 
@@ -94,37 +90,7 @@ impl PartialEq for Image {
     }
 }
 
-/// Bytes that a file may have.
-pub const MAX_FILE_BYTES: usize = 64 << 20;
-
-/// Why bytes are no picture.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// No URL.
-    #[error("not a URL")]
-    NoUrl,
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
-}
-
 impl Image {
-    /// Stand-in.
-    pub fn decode(bytes: impl Into<Arc<[u8]>>) -> Result<Image, ImageError> {
-        let file = bytes.into();
-        let rgb = image::load_from_memory(&file).map_err(|e| ImageError::Other(e.to_string()))?.to_rgb8();
-        let hash = ImageHash(*blake3::hash(&rgb).as_bytes());
-        let (width, height) = rgb.dimensions();
-        Ok(Image { width, height, rgb: rgb.into_raw(), file, media_type: "image/png", hash })
-    }
-
-    /// Stand-in.
-    pub fn from_url(url: &str) -> Result<Image, ImageError> {
-        let (_, data) = url.split_once(";base64,").ok_or(ImageError::NoUrl)?;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(data);
-        Self::decode(bytes.map_err(|e| ImageError::Other(e.to_string()))?)
-    }
-
     /// Width in pixels, at least 1.
     pub fn width(&self) -> u32 {
         self.width
