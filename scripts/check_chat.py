@@ -5,7 +5,7 @@
                           [-n v15=100000 -n v7=30000 ...]
 
 Conversations of all roles with tools, calls, results, thinking, pictures, prefixes, texts of every
-script and look-alikes of control tokens in every field; about a third break a rule. Ids must be
+script and look-alikes of control tokens in every field; about a fifth break a rule. Ids must be
 equal, and what mistral_common refuses must be refused. The given v15 vocabularies are taken in
 turns; for other versions a copy is made that has the control tokens of that version. Left out are
 two things that gust takes on purpose: a reasoning effort of "none" for models without settings, and
