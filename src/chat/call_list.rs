@@ -32,7 +32,8 @@ pub(super) fn parse(text: &str) -> Option<Vec<WrittenCall>> {
         .map(|call| {
             let arguments = call.arguments.map_or("{}", RawValue::get);
             // Arguments within a string are what OpenAI's form has, and mean the same.
-            let arguments = serde_json::from_str(arguments).unwrap_or_else(|_| arguments.to_owned());
+            let arguments =
+                serde_json::from_str(arguments).unwrap_or_else(|_| arguments.to_owned());
             let is_good = is_function_name(&call.name);
             is_good.then_some(WrittenCall { id: call.id, name: call.name, arguments })
         })

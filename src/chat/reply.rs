@@ -87,7 +87,10 @@ enum State {
     /// After `[TOOL_CALLS]`: the name so far, or a list of calls.
     Name(String),
     /// After `[CALL_ID]`: the id so far.
-    CallId { name: String, id: String },
+    CallId {
+        name: String,
+        id: String,
+    },
     /// After `[ARGS]`: the arguments so far, without the white space around them.
     Arguments {
         json: String,

@@ -61,8 +61,7 @@ impl Model<'_> {
     /// Every picture's tokens are where its span says, and there are no others.
     fn check_images(&self, prompt: &Prompt) {
         let control = |name| self.tokenizer.control_token(name).unwrap();
-        let [cell, row_end, image_end] =
-            ["[IMG]", "[IMG_BREAK]", "[IMG_END]"].map(control);
+        let [cell, row_end, image_end] = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"].map(control);
         let mut n_tokens = 0;
         for span in &prompt.images {
             let tokens = &prompt.tokens[span.start..][..span.grid.n_tokens()];
@@ -271,7 +270,13 @@ fn older_versions_write_calls_their_own_way() {
     check_reply(list, "", "", &[("f", "{\"a\": 1}"), ("g", "{}")], false);
     check_reply(&format!("a{list} "), "", "a", &[("f", "{\"a\": 1}"), ("g", "{}")], false);
     check_reply("<<[TOOL_CALLS]>>[{\"name\": 3", "", "[{\"name\": 3", &[], true);
-    check_reply("<<[TOOL_CALLS]>>[{\"name\": \"f\", \"arguments\": 3}]", "", "", &[("f", "3")], true);
+    check_reply(
+        "<<[TOOL_CALLS]>>[{\"name\": \"f\", \"arguments\": 3}]",
+        "",
+        "",
+        &[("f", "3")],
+        true,
+    );
 
     let with_id = "<<[TOOL_CALLS]>>f<<[CALL_ID]>>abcDEF123<<[ARGS]>>{}";
     let events: Vec<ReplyEvent> = {
