@@ -12,3 +12,4 @@ mod tidy;
 mod tokenizer;
 mod types;
 mod util;
+mod vision;
