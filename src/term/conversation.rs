@@ -13,9 +13,10 @@ use anyhow::{Context, bail};
 use super::files::read_text;
 use super::toolbox::Toolbox;
 use crate::chat::{
-    ChatRequest, ContentChunk, Message, ReasoningEffort, ResponseFormat, request_from_json,
-    request_to_json, validate,
+    ChatRequest, ContentChunk, Message, ReasoningEffort, ResponseFormat, Version,
+    request_from_json, request_to_json, validate,
 };
+use crate::vision::Image;
 
 /// Largest conversation that is loaded, in bytes; pictures are in it.
 const MAX_FILE: u64 = 256 << 20;
@@ -107,9 +108,9 @@ impl Conversation {
     pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let json = read_text(path, MAX_FILE)?;
         let shown = path.display();
-        let request = request_from_json(&json).with_context(|| shown.to_string())?;
+        let request = request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
         let loaded = self.with(request);
-        validate(&loaded.request(&[Message::user("")])).with_context(|| shown.to_string())?;
+        validate(&loaded.request(&[Message::user("")]), Version::V15).with_context(|| shown.to_string())?;
         *self = loaded;
         Ok(())
     }

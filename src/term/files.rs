@@ -12,10 +12,7 @@ use anyhow::{Context, bail};
 
 use super::escape::escape_controls;
 use super::units::{bytes, thousands};
-use crate::vision::{Image, PatchConfig};
-
-/// Largest picture file that is read, in bytes.
-const MAX_IMAGE: u64 = 64 << 20;
+use crate::vision::{Image, MAX_FILE_BYTES, PatchConfig};
 
 /// Most pictures of one message.
 pub const MAX_IMAGES: usize = 16;
@@ -88,7 +85,7 @@ pub fn read_text(path: &Path, max: u64) -> anyhow::Result<String> {
 
 /// Reads and decodes a picture.
 pub fn read_image(path: &Path) -> anyhow::Result<Attachment> {
-    let content = read(path, MAX_IMAGE)?;
+    let content = read(path, MAX_FILE_BYTES as u64)?;
     let image = Image::decode(content).with_context(|| shown(path))?;
     Ok(Attachment { name: name(path), image: Arc::new(image) })
 }
@@ -98,7 +95,7 @@ pub(super) fn read_either(path: &Path, max_text: u64) -> anyhow::Result<Content>
     if has_image_name(path) {
         return Ok(Content::Image(read_image(path)?));
     }
-    let content = read(path, MAX_IMAGE)?;
+    let content = read(path, MAX_FILE_BYTES as u64)?;
     match String::from_utf8(content) {
         Ok(text) if text.len() as u64 > max_text => {
             let (found, max) = (bytes(text.len() as u64), bytes(max_text));

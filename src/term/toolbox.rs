@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 
 use super::escape::escape_controls;
 use super::files::read_text;
-use crate::chat::{ChatRequest, Message, Tool, request_from_json, validate};
+use crate::chat::{ChatRequest, Message, Tool, Version, request_from_json, validate};
+use crate::vision::Image;
 
 /// Largest file of tools, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -56,9 +57,9 @@ impl Toolbox {
             bail!("{} tools, at most {MAX_TOOLS} are possible", entries.len());
         }
         let request = format!("{{\"messages\":[],\"tools\":{list}}}");
-        let mut request = request_from_json(&request)?;
+        let mut request = request_from_json(&request, &mut Image::from_url)?;
         request.messages.push(Message::user("x"));
-        validate(&request)?;
+        validate(&request, Version::V15)?;
         let ChatRequest { tools, .. } = request;
         let mut names = HashSet::new();
         if let Some(twice) = tools.iter().position(|tool| !names.insert(tool.name.as_str())) {

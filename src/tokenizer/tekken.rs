@@ -17,6 +17,8 @@ use super::{Tokenizer, TokenizerError};
 const MAX_FILE: usize = 256 << 20;
 /// The family has 1,000; the filler names are made in memory before the file proves anything.
 const MAX_SPECIAL: usize = 1 << 16;
+/// The largest side of a picture, a patch or a merge of patches that makes any sense.
+const MAX_PIXELS: u32 = 1 << 14;
 /// Versions that mistral_common knows.
 const VERSIONS: [&str; 7] = ["v1", "v2", "v3", "v7", "v11", "v13", "v15"];
 /// Versions whose files may come without `special_tokens`.
@@ -77,6 +79,68 @@ struct Special<'a> {
     rank: usize,
     #[serde(borrow)]
     token_str: Cow<'a, str>,
+}
+
+/// What a tekken.json tells beside its vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TekkenInfo {
+    /// The version of its chat format, such as `v15`.
+    pub version: String,
+    /// How its model cuts pictures; `None` if it cannot see.
+    pub image: Option<TekkenImage>,
+}
+
+/// The section `image` of a tekken.json.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct TekkenImage {
+    /// Side of a patch in pixels.
+    pub image_patch_size: u32,
+    /// Longest side in pixels.
+    pub max_image_size: u32,
+    /// Patches along each side that become one token.
+    #[serde(default = "one")]
+    pub spatial_merge_size: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Deserialize)]
+struct InfoFile<'a> {
+    #[serde(borrow)]
+    config: InfoConfig<'a>,
+    /// Files up to v11 may call it `multimodal`.
+    #[serde(alias = "multimodal")]
+    image: Option<TekkenImage>,
+}
+
+#[derive(Deserialize)]
+struct InfoConfig<'a> {
+    #[serde(borrow)]
+    version: Cow<'a, str>,
+}
+
+impl TekkenInfo {
+    /// Reads the bytes of a tekken.json; the vocabulary is not looked at.
+    pub fn parse(json: &[u8]) -> Result<Self, TokenizerError> {
+        if json.len() > MAX_FILE {
+            return Err(TokenizerError::FileTooLarge { n_bytes: json.len(), limit: MAX_FILE });
+        }
+        let InfoFile { config, image } = serde_json::from_slice(json)?;
+        if let Some(TekkenImage { image_patch_size, max_image_size, spatial_merge_size }) = image {
+            for (key, value) in [
+                ("image_patch_size", image_patch_size),
+                ("max_image_size", max_image_size),
+                ("spatial_merge_size", spatial_merge_size),
+            ] {
+                if !(1..=MAX_PIXELS).contains(&value) {
+                    return Err(TokenizerError::Image { key, value, limit: MAX_PIXELS });
+                }
+            }
+        }
+        Ok(Self { version: config.version.into_owned(), image })
+    }
 }
 
 pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
@@ -213,6 +277,21 @@ fn decode_base64(text: &[u8], out: &mut Vec<u8>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn image_section() {
+        let parse = |image: &str| {
+            TekkenInfo::parse(format!("{{\"config\":{{\"version\":\"v7\"}}{image}}}").as_bytes())
+        };
+        assert_eq!(parse("").unwrap(), TekkenInfo { version: "v7".to_owned(), image: None });
+        let section = r#""image_patch_size": 16, "max_image_size": 1024"#;
+        for name in ["image", "multimodal"] {
+            let image = parse(&format!(", \"{name}\": {{{section}}}")).unwrap().image.unwrap();
+            assert_eq!((image.image_patch_size, image.spatial_merge_size), (16, 1));
+        }
+        let error = parse(&format!(", \"image\": {{{section}, \"spatial_merge_size\": 0}}"));
+        assert!(error.unwrap_err().to_string().contains("spatial_merge_size is 0"));
+    }
 
     #[test]
     fn base64() {
