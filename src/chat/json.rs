@@ -349,7 +349,10 @@ mod tests {
         let Message::Assistant(assistant) = &request.messages[2] else { panic!("assistant") };
         assert_eq!(assistant.tool_calls[0].arguments, r#"{"x": 1e3}"#);
         assert_eq!(assistant.content.len(), 2);
-        assert_eq!(request_from_json(&request_to_json(&request), &mut Image::from_url).unwrap(), request);
+        assert_eq!(
+            request_from_json(&request_to_json(&request), &mut Image::from_url).unwrap(),
+            request
+        );
     }
 
     #[track_caller]

@@ -20,9 +20,11 @@ pub(super) fn merge(messages: &[Message], version: Version) -> Vec<Message> {
     let mut call_ids: Vec<String> = Vec::new();
     for group in messages.chunk_by(|a, b| a.role() == b.role()) {
         match &group[0] {
-            Message::System(_) => merged.extend(group.iter().map(|message| {
-                Message::System(join_content([content(message)], separator))
-            })),
+            Message::System(_) => merged.extend(
+                group
+                    .iter()
+                    .map(|message| Message::System(join_content([content(message)], separator))),
+            ),
             Message::User(_) => {
                 merged.push(Message::User(join_content(group.iter().map(content), separator)));
             }

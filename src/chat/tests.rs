@@ -61,8 +61,7 @@ impl Model<'_> {
     /// Every picture's tokens are where its span says, and there are no others.
     fn check_images(&self, prompt: &Prompt) {
         let control = |name| self.tokenizer.control_token(name).unwrap();
-        let [cell, row_end, image_end] =
-            ["[IMG]", "[IMG_BREAK]", "[IMG_END]"].map(control);
+        let [cell, row_end, image_end] = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"].map(control);
         let mut n_tokens = 0;
         for span in &prompt.images {
             let tokens = &prompt.tokens[span.start..][..span.grid.n_tokens()];

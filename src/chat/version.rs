@@ -82,13 +82,8 @@ const V7: Rules = Rules {
     thinking_in: &[],
     images_in: &["user"],
 };
-const V11: Rules = Rules {
-    name: "v11",
-    calls: CallStyle::WithId,
-    sorts_results: true,
-    pairs_ids: true,
-    ..V7
-};
+const V11: Rules =
+    Rules { name: "v11", calls: CallStyle::WithId, sorts_results: true, pairs_ids: true, ..V7 };
 const V13: Rules = Rules {
     name: "v13",
     head_at: HeadAt::FirstUser,

@@ -56,6 +56,8 @@ pub struct Settings<'a> {
     pub sampling: SamplingParams,
     /// Limit and stop strings.
     pub reply: &'a ReplyArgs,
+    /// Tokens after which reasoning is to end.
+    pub reasoning_budget: Option<u32>,
     /// Ends the generation when raised.
     pub interrupt: &'a Interrupt,
     /// Shows how far a long prompt has come.
@@ -72,7 +74,7 @@ impl Generator {
             None => gguf.label().to_string(),
         };
         let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
-        Ok(Self { session: Session::new(&engine), info: ModelInfo { name, n_ctx } })
+        Ok(Self { session: Session::new(&engine), info: ModelInfo { name, n_ctx, patches: None } })
     }
 
     /// What the model is called and how much it holds.

@@ -8,6 +8,7 @@ pub mod inspect;
 mod open;
 pub mod perplexity;
 mod prompt;
+mod request;
 pub mod run;
 mod text;
 pub mod tokenize;

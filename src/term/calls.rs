@@ -72,7 +72,9 @@ mod tests {
             line,
             "{\"id\":\"abc\",\"name\":\"f\",\"arguments\":{\"x\":  1e3, \"y\": \"a\\nb\"}}\n"
         );
-        assert!(json_line("a", "f", "{\"x\": \n").ends_with("\"arguments\":\"{\\\"x\\\": \\n\"}\n"));
+        assert!(
+            json_line("a", "f", "{\"x\": \n").ends_with("\"arguments\":\"{\\\"x\\\": \\n\"}\n")
+        );
         assert!(json_line("a", "f", "[1]").contains("\"[1]\""));
     }
 

@@ -93,8 +93,18 @@ pub(super) enum Argument {
 pub(super) const COMMANDS: &[Info] = &[
     info("/help", "", "show this list", Argument::None),
     info("/system", "[TEXT|-]", "show, set or (-) remove the system prompt", Argument::Text),
-    info("/image", "[FILE|clear]", "attach a picture to the next message", Argument::File(&["clear"])),
-    info("/tools", "[FILE|off]", "let the model call the tools of a JSON file", Argument::File(&["off"])),
+    info(
+        "/image",
+        "[FILE|clear]",
+        "attach a picture to the next message",
+        Argument::File(&["clear"]),
+    ),
+    info(
+        "/tools",
+        "[FILE|off]",
+        "let the model call the tools of a JSON file",
+        Argument::File(&["off"]),
+    ),
     info(
         "/schema",
         "[FILE|json|off]",
@@ -107,12 +117,7 @@ pub(super) const COMMANDS: &[Info] = &[
         "set the reasoning effort; show or hide reasoning",
         Argument::OneOf(&["high", "none", "show", "hide"]),
     ),
-    info(
-        "/budget",
-        "[N|off]",
-        "end reasoning after N tokens",
-        Argument::OneOf(&["off"]),
-    ),
+    info("/budget", "[N|off]", "end reasoning after N tokens", Argument::OneOf(&["off"])),
     info(
         "/temp",
         "[T|default]",

@@ -108,9 +108,11 @@ impl Conversation {
     pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let json = read_text(path, MAX_FILE)?;
         let shown = path.display();
-        let request = request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
+        let request =
+            request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
         let loaded = self.with(request);
-        validate(&loaded.request(&[Message::user("")]), Version::V15).with_context(|| shown.to_string())?;
+        validate(&loaded.request(&[Message::user("")]), Version::V15)
+            .with_context(|| shown.to_string())?;
         *self = loaded;
         Ok(())
     }

@@ -103,7 +103,9 @@ pub(super) fn read_either(path: &Path, max_text: u64) -> anyhow::Result<Content>
         }
         Ok(text) => Ok(Content::Text(text)),
         Err(error) => match Image::decode(error.into_bytes()) {
-            Ok(image) => Ok(Content::Image(Attachment { name: name(path), image: Arc::new(image) })),
+            Ok(image) => {
+                Ok(Content::Image(Attachment { name: name(path), image: Arc::new(image) }))
+            }
             Err(_) => bail!("{} is neither UTF-8 text nor a picture", shown(path)),
         },
     }

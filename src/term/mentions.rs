@@ -23,7 +23,8 @@ pub(super) struct Mentions {
 pub(super) fn find(line: &str) -> Mentions {
     let whole = line.trim();
     // A dropped path may have blanks that nothing protects.
-    if let Some(path) = [from_home(whole)].into_iter().chain(url_path(whole)).find(|p| is_image(p)) {
+    if let Some(path) = [from_home(whole)].into_iter().chain(url_path(whole)).find(|p| is_image(p))
+    {
         return Mentions { paths: vec![path], ..Mentions::default() };
     }
     let mut mentions = Mentions::default();
@@ -182,9 +183,11 @@ mod tests {
 
     #[test]
     fn mentions_keep_their_names_in_the_question() {
-        check("Compare @{d}/c.jpg and @'{d}/a b.png'.", "Compare c.jpg and a b.png.", &[
-            "c.jpg", "a b.png",
-        ]);
+        check(
+            "Compare @{d}/c.jpg and @'{d}/a b.png'.",
+            "Compare c.jpg and a b.png.",
+            &["c.jpg", "a b.png"],
+        );
         check("Sum up @{d}/n.txt.", "Sum up n.txt.", &["n.txt"]);
         check("@{d}/n.txt", "", &["n.txt"]);
     }

@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn three_forms_are_the_same() {
-        for json in [format!("[{WEATHER}]"), format!("{{\"tools\": [{WEATHER}]}}"), WEATHER.into()] {
+        for json in [format!("[{WEATHER}]"), format!("{{\"tools\": [{WEATHER}]}}"), WEATHER.into()]
+        {
             let toolbox = Toolbox::parse(&json).unwrap();
             assert_eq!(toolbox.names(), "weather");
             assert_eq!(toolbox.command("weather"), Some("cat"));
@@ -174,7 +175,8 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        let tool = |name: &str| format!("{{\"function\":{{\"name\":\"{name}\",\"parameters\":{{}}}}}}");
+        let tool =
+            |name: &str| format!("{{\"function\":{{\"name\":\"{name}\",\"parameters\":{{}}}}}}");
         let many: Vec<String> = (0..129).map(|i| tool(&format!("f{i}"))).collect();
         let long = tool(&"x".repeat(65));
         for (json, expected) in [
@@ -189,7 +191,10 @@ mod tests {
             (&format!("[{long}]"), "xxx"),
             (&format!("[{}]", many.join(",")), "129 tools"),
             ("[{\"function\": {\"name\": \"f\", \"parameters\": []}}]", "\"f\""),
-            ("[{\"x-command\": 3, \"function\": {\"name\": \"f\", \"parameters\": {}}}]", "x-command"),
+            (
+                "[{\"x-command\": 3, \"function\": {\"name\": \"f\", \"parameters\": {}}}]",
+                "x-command",
+            ),
         ] {
             let error = format!("{:#}", Toolbox::parse(json).unwrap_err());
             assert!(error.contains(expected), "{expected}: {error}");

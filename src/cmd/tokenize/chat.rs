@@ -78,7 +78,10 @@ impl Encoder {
                 let info = TekkenInfo::parse(json).with_context(|| name.clone())?;
                 let known = || {
                     let names = Version::ALL.map(Version::name).join(", ");
-                    format!("{name}: no chat format {}; choose --chat-version {names}", info.version)
+                    format!(
+                        "{name}: no chat format {}; choose --chat-version {names}",
+                        info.version
+                    )
                 };
                 let named = match (version, Version::from_name(&info.version)) {
                     (None, None) => bail!(known()),

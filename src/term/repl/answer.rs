@@ -1,8 +1,8 @@
 //! From a line to the exchange that the conversation keeps: question, calls and results, answer.
 
 use std::io;
-
-use anyhow::{Context, bail};
+use std::ops::ControlFlow;
+use std::path::Path;
 
 use super::{Read, Repl, Sink, Turn};
 use crate::chat::{
@@ -12,9 +12,6 @@ use crate::chat::{
 use crate::term::files::{Content, name, read_either};
 use crate::term::mentions;
 use crate::term::meter;
-
-use std::ops::ControlFlow;
-use std::path::Path;
 
 /// Rounds of calls after which the model has to answer.
 const MAX_ROUNDS: usize = 32;

@@ -3,6 +3,9 @@
 //! The model's words never run anything: a command comes from the user's keyboard or from the user's file
 //! of tools, and of the call it gets only the arguments, as data on its stdin.
 
+use std::sync::Arc;
+
+use super::answer::MAX_INLINE;
 use super::{Read, Repl, Sink, Turn};
 use crate::chat::{ContentChunk, ToolCall, ToolMessage, Usage};
 use crate::term::editor::Input;
@@ -11,10 +14,6 @@ use crate::term::mentions;
 use crate::term::tool_command::{self, MAX_OUTPUT};
 use crate::term::units::bytes;
 use crate::vision::Image;
-
-use std::sync::Arc;
-
-use super::answer::MAX_INLINE;
 
 /// One answer to the question for a result.
 enum Typed {
@@ -64,11 +63,7 @@ where
     }
 
     /// Runs the command of the tool's file, if there is one and the user lets it.
-    fn result_of_command(
-        &mut self,
-        call: &ToolCall,
-        read: &mut Read<'_>,
-    ) -> anyhow::Result<Typed> {
+    fn result_of_command(&mut self, call: &ToolCall, read: &mut Read<'_>) -> anyhow::Result<Typed> {
         let tools = &self.conversation.tools;
         let Some(command) = tools.command(&call.name).map(str::to_owned) else {
             return Ok(Typed::Again);
