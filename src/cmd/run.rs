@@ -103,11 +103,14 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
 }
 
 fn show(rendered: Rendered, printer: &Printer) -> std::io::Result<()> {
+    if rendered.is_answer_first {
+        printer.out(&rendered.answer)?;
+    }
     if !rendered.aside.is_empty() {
         printer.aside(&rendered.aside);
     }
-    if rendered.answer.is_empty() {
-        return Ok(());
+    match rendered.answer.is_empty() || rendered.is_answer_first {
+        true => Ok(()),
+        false => printer.out(rendered.answer),
     }
-    printer.out(rendered.answer)
 }

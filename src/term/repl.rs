@@ -89,11 +89,16 @@ impl Screen<'_> {
 
     fn show(&mut self, renderer: &mut ReplyRenderer, event: &ReplyEvent) -> io::Result<()> {
         let rendered = renderer.render(event);
+        if rendered.is_answer_first {
+            self.out.write_all(rendered.answer.as_bytes())?;
+            self.out.flush()?;
+        }
         let aside = if self.is_interactive { &mut self.out } else { &mut self.err };
-        // An aside ends before the answer goes on.
         aside.write_all(rendered.aside.as_bytes())?;
         aside.flush()?;
-        self.out.write_all(rendered.answer.as_bytes())?;
+        if !rendered.is_answer_first {
+            self.out.write_all(rendered.answer.as_bytes())?;
+        }
         self.out.flush()
     }
 }

@@ -35,6 +35,8 @@ pub struct Rendered {
     pub answer: String,
     /// The stream of reasoning and tool calls.
     pub aside: String,
+    /// Where both streams are one, the answer's text goes before the aside.
+    pub is_answer_first: bool,
 }
 
 /// Shows one reply.
@@ -165,6 +167,7 @@ impl ReplyRenderer {
             Section::Answer => {
                 if !self.answer_at_line_start {
                     out.answer.push('\n');
+                    out.is_answer_first = true;
                     self.answer_at_line_start = true;
                 }
             }
@@ -272,8 +275,8 @@ mod tests {
         let mut renderer = ReplyRenderer::new(SCREEN, SCREEN, CallStyle::Readable, true);
         let shown: Vec<Rendered> = events().iter().map(|event| renderer.render(event)).collect();
         assert_eq!(shown[1].aside, "\x1b[2m is 4\\x1b[0m\x1b[0m");
-        assert_eq!(shown[2], Rendered { answer: "It is".to_owned(), aside: "\n\n".to_owned() });
+        assert_eq!((shown[2].answer.as_str(), shown[2].aside.as_str()), ("It is", "\n\n"));
         assert_eq!(shown[3].answer, " \\x1b4");
-        assert_eq!(shown[4].answer, "\n");
+        assert_eq!((shown[4].answer.as_str(), shown[4].is_answer_first), ("\n", true));
     }
 }
