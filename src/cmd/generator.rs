@@ -13,7 +13,9 @@ use crate::chat::{
     self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
-use crate::engine::{End, Engine, Error, Generation, N_BATCH, Sampler, SamplingParams, Session};
+use crate::engine::{
+    End, Engine, Error, Generation, N_BATCH, Prompt, Sampler, SamplingParams, Session,
+};
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
 use crate::tokenizer::TokenId;
 
@@ -95,7 +97,7 @@ impl Generator {
         let engine = Arc::clone(self.session.engine());
         let prompt = chat::encode(request, engine.tokenizer())?;
         let parser = ReplyParser::new(engine.tokenizer()).continuing(request);
-        self.generate(&prompt.tokens, parser, settings, sink)
+        self.generate(&prompt, parser, settings, sink)
     }
 
     /// Continues a plain text, without any chat format.
@@ -106,14 +108,14 @@ impl Generator {
         sink: &mut Sink<'_>,
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
-        let mut prompt = vec![engine.tokenizer().bos()];
-        engine.tokenizer().encode_into(text, &mut prompt);
+        let mut prompt = Prompt::from(&[engine.tokenizer().bos()][..]);
+        engine.tokenizer().encode_into(text, &mut prompt.tokens);
         self.generate(&prompt, ReplyParser::raw(engine.tokenizer()), settings, sink)
     }
 
     fn generate(
         &mut self,
-        prompt: &[TokenId],
+        prompt: &Prompt,
         parser: ReplyParser<'_>,
         settings: &Settings<'_>,
         sink: &mut Sink<'_>,
@@ -121,7 +123,7 @@ impl Generator {
         let engine: Arc<Engine> = Arc::clone(self.session.engine());
         let parser = parser.with_stop(settings.reply.stop.iter().cloned());
         let mut sampler = Sampler::new(settings.sampling.clone(), engine.tokenizer().n_vocab())?;
-        sampler.read(prompt);
+        sampler.read(&prompt.tokens);
         // A Ctrl-C after the last pass of an earlier answer would end the first pass of this one.
         engine.lower_cancel();
         let start = Instant::now();
@@ -165,7 +167,7 @@ impl Generator {
         )?;
         let prefill = first.unwrap_or_default();
         let decode = start.elapsed().saturating_sub(prefill);
-        Ok(Usage { n_prompt: prompt.len(), n_reused, n_generated, prefill, decode })
+        Ok(Usage { n_prompt: prompt.tokens.len(), n_reused, n_generated, prefill, decode })
     }
 }
 
