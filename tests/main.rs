@@ -11,3 +11,4 @@ mod tidy;
 mod tokenizer;
 mod types;
 mod util;
+mod vision_tower;

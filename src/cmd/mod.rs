@@ -5,6 +5,7 @@ pub mod chat;
 pub mod detokenize;
 pub mod generator;
 pub mod inspect;
+mod mmproj;
 mod open;
 pub mod perplexity;
 mod prompt;

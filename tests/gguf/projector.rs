@@ -17,6 +17,7 @@ fn projectors_with_bad_numbers() {
         w.set("general.architecture", string("clip"));
         w.set("clip.has_vision_encoder", raw(&Value::Bool(true)));
         w.set("clip.projector_type", string("pixtral"));
+        w.set("clip.use_silu", raw(&Value::Bool(true)));
         for (key, value) in [
             ("block_count", 1),
             ("embedding_length", 8),
