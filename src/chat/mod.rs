@@ -5,6 +5,7 @@
 //! `reply` turns generated ids into events and `stop` ends a text at a stop string.
 //! Nothing here knows of a terminal, a server or a forward pass.
 
+mod call_list;
 mod collect;
 mod encode;
 mod error;

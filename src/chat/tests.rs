@@ -265,6 +265,40 @@ fn interleaved_thoughts_and_spelt_out_control_tokens() {
 }
 
 #[test]
+fn older_versions_write_calls_their_own_way() {
+    let list = "<<[TOOL_CALLS]>>[{\"name\": \"f\", \"arguments\": {\"a\": 1}}, {\"name\": \"g\"}]";
+    check_reply(list, "", "", &[("f", "{\"a\": 1}"), ("g", "{}")], false);
+    check_reply(&format!("a{list} "), "", "a", &[("f", "{\"a\": 1}"), ("g", "{}")], false);
+    check_reply("<<[TOOL_CALLS]>>[{\"name\": 3", "", "[{\"name\": 3", &[], true);
+    check_reply(
+        "<<[TOOL_CALLS]>>[{\"name\": \"f\", \"arguments\": 3}]",
+        "",
+        "",
+        &[("f", "3")],
+        true,
+    );
+
+    let with_id = "<<[TOOL_CALLS]>>f<<[CALL_ID]>>abcDEF123<<[ARGS]>>{}";
+    let events: Vec<ReplyEvent> = {
+        let mut parser = ReplyParser::new(&TINY);
+        reply_ids(&with_id.repeat(2)).into_iter().flat_map(|id| parser.push(id)).collect()
+    };
+    let ids: Vec<&str> = events
+        .iter()
+        .filter_map(|event| match event {
+            ReplyEvent::ToolCallStarted { id, .. } => Some(id.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids[0], "abcDEF123");
+    assert!(ids.len() == 2 && ids[1] != ids[0]);
+    check_reply(with_id, "", "", &[("f", "{}")], false);
+    check_reply("<<[TOOL_CALLS]>>f<<[CALL_ID]>>short<<[ARGS]>>{}", "", "", &[("f", "{}")], true);
+    check_reply("<<[TOOL_CALLS]>>f<<[CALL_ID]>>abc", "", "fabc", &[], true);
+    check_reply("<<[CALL_ID]>>abc", "", "abc", &[], true);
+}
+
+#[test]
 fn characters_are_never_split() {
     let mut parser = ReplyParser::new(&TINY);
     let mut pieces = Vec::new();

@@ -36,8 +36,6 @@ pub enum TokenizerError {
     Base64 { rank: usize },
     #[error("tekken.json: rank {rank} is not the single byte {rank}, as the first 256 must be")]
     FirstRanks { rank: usize },
-    #[error("tekken.json: {key} is {value}, expected 1 to {limit}")]
-    Image { key: &'static str, value: u32, limit: u32 },
     #[error(transparent)]
     Gguf(#[from] GgufError),
     #[error("{file} key '{key}': expected {expected}, found {found}")]

@@ -63,15 +63,6 @@ impl Grid {
     }
 }
 
-/// A picture as a vision tower takes it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImagePatches {
-    /// Its tokens.
-    pub grid: Grid,
-    /// Normalised pixels, `[width, height, 3]`, where width and height are whole patches.
-    pub pixels: Vec<f32>,
-}
-
 /// Names a picture by its pixels: equal pixels have equal hashes, whatever file they came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageHash(pub [u8; 32]);
@@ -128,16 +119,5 @@ impl Image {
     /// The picture's name.
     pub fn hash(&self) -> ImageHash {
         self.hash
-    }
-}
-
-impl PatchConfig {
-    /// The picture, resized to whole tokens and normalised.
-    pub fn preprocess(&self, image: &Image) -> ImagePatches {
-        let token = self.patch_size * self.merge_size;
-        let grid =
-            Grid { cols: image.width().div_ceil(token), rows: image.height().div_ceil(token) };
-        let n = (3 * grid.cols * grid.rows * token * token) as usize;
-        ImagePatches { grid, pixels: vec![0.0; n] }
     }
 }

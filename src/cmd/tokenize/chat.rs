@@ -87,7 +87,9 @@ impl Encoder {
                     (None, None) => bail!(known()),
                     (_, named) => named,
                 };
-                (named, patches(&info))
+                let patches = patches(&info);
+                patches.check().with_context(|| format!("{name}: image section"))?;
+                (named, patches)
             }
         };
         let version = version.or(named).unwrap_or_else(|| Version::of(&tokenizer));
