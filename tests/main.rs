@@ -12,4 +12,5 @@ mod tidy;
 mod tokenizer;
 mod types;
 mod util;
+mod vision;
 mod vision_tower;
