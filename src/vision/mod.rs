@@ -4,8 +4,20 @@
 //! will be; `preprocess` resizes and normalises as mistral_common does. Nothing here knows tensors,
 //! tokens' ids or conversations.
 
+mod decode;
+mod error;
+mod kind;
+mod preprocess;
+mod resize;
+mod rgb;
+mod url;
+
 use std::fmt;
 use std::sync::Arc;
+
+pub use decode::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
+pub use error::{ImageError, PatchError};
+pub use preprocess::ImagePatches;
 
 /// The side of a patch and what follows from it: how a model cuts pictures.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,15 +61,6 @@ impl Grid {
     pub fn n_tokens(self) -> usize {
         (self.cols as usize + 1) * self.rows as usize
     }
-}
-
-/// A picture as a vision tower takes it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImagePatches {
-    /// Its tokens.
-    pub grid: Grid,
-    /// Normalised pixels, `[width, height, 3]`, where width and height are whole patches.
-    pub pixels: Vec<f32>,
 }
 
 /// Names a picture by its pixels: equal pixels have equal hashes, whatever file they came in.
@@ -116,16 +119,5 @@ impl Image {
     /// The picture's name.
     pub fn hash(&self) -> ImageHash {
         self.hash
-    }
-}
-
-impl PatchConfig {
-    /// The picture, resized to whole tokens and normalised.
-    pub fn preprocess(&self, image: &Image) -> ImagePatches {
-        let token = self.patch_size * self.merge_size;
-        let grid =
-            Grid { cols: image.width().div_ceil(token), rows: image.height().div_ceil(token) };
-        let n = (3 * grid.cols * grid.rows * token * token) as usize;
-        ImagePatches { grid, pixels: vec![0.0; n] }
     }
 }
