@@ -6,13 +6,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gust::engine::{BatchRow, Engine, EngineOptions, Error, ImageMark, ImageRows, Session};
+use gust::engine::{
+    BatchRow, Engine, EngineOptions, Error, ImageMark, ImageRows, ImageSpan, Prompt, Session,
+    SyncStats,
+};
 use gust::ggml::DType;
 use gust::gguf::Gguf;
 use gust::model::{self, YarnPolicy};
-use gust::vision::{Grid, ImageHash, ImagePatches};
+use gust::vision::{Grid, Image, ImageHash, ImagePatches};
 
-use crate::model::difference;
+use crate::model::{argmax, difference};
 
 /// Largest difference, relative to the largest value.
 const TOLERANCE: f32 = 1e-3;
@@ -195,4 +198,136 @@ fn the_builtin_model_sees_only_with_its_tower() {
     let refused = blind.embed_image(&patches, &mut |_, _| ControlFlow::Continue(()));
     assert!(matches!(refused, Err(Error::NoVision)));
     assert_eq!(embed(&engine, &patches).len(), 6 * 256);
+}
+
+/// A square of one colour in the middle of another.
+fn picture(background: [u8; 3], square: [u8; 3]) -> Arc<Image> {
+    let inside = |x: u32| (42..70).contains(&x);
+    let pixel = |x, y| image::Rgb(if inside(x) && inside(y) { square } else { background });
+    let rgb = image::RgbImage::from_fn(112, 112, pixel);
+    let mut png = std::io::Cursor::new(Vec::new());
+    rgb.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    Arc::new(Image::decode(png.into_inner()).unwrap())
+}
+
+/// Text, pictures and text again.
+fn seeing_prompt(engine: &Engine, images: &[&Arc<Image>], question: &str) -> Prompt {
+    let tokenizer = engine.tokenizer();
+    let control = |name| tokenizer.control_token(name).unwrap();
+    let mut prompt = Prompt::from(&[tokenizer.bos(), control("[MODEL_SETTINGS]")][..]);
+    tokenizer.encode_into("{\"reasoning_effort\": \"none\"}", &mut prompt.tokens);
+    prompt.tokens.extend([control("[/MODEL_SETTINGS]"), control("[INST]")]);
+    for &image in images {
+        let grid = engine.patch_config().unwrap().grid(image.width(), image.height());
+        let start = prompt.tokens.len();
+        prompt.images.push(ImageSpan { start, grid, image: image.clone() });
+        for row in 0..grid.rows {
+            prompt.tokens.extend(vec![control("[IMG]"); grid.cols as usize]);
+            let is_last = row + 1 == grid.rows;
+            prompt.tokens.push(control(if is_last { "[IMG_END]" } else { "[IMG_BREAK]" }));
+        }
+    }
+    tokenizer.encode_into(question, &mut prompt.tokens);
+    prompt.tokens.push(control("[/INST]"));
+    prompt
+}
+
+const RED: [u8; 3] = [216, 46, 43];
+const BLUE: [u8; 3] = [39, 85, 208];
+const YELLOW: [u8; 3] = [251, 221, 52];
+
+fn seeing() -> Arc<Engine> {
+    open(model::builtin(), Some(model::builtin_mmproj())).unwrap()
+}
+
+/// The work that `sync` told of beside the tokens, and the logits.
+fn sync(session: &mut Session, prompt: &Prompt) -> (usize, SyncStats, Vec<f32>) {
+    let (mut logits, mut n_total) = (Vec::new(), 0);
+    let stats = session.sync(prompt, &mut logits, &mut |done, total| {
+        assert!(done <= total);
+        n_total = total;
+        ControlFlow::Continue(())
+    });
+    (n_total - prompt.tokens.len(), stats.unwrap(), logits)
+}
+
+#[test]
+fn the_builtin_model_names_colours() {
+    let engine = seeing();
+    for (background, name) in [(RED, "red"), (BLUE, "blue"), (YELLOW, "yellow")] {
+        let image = picture(background, [255; 3]);
+        let prompt = seeing_prompt(&engine, &[&image], "What is the background colour?");
+        let mut session = Session::new(&engine);
+        let (_, _, mut logits) = sync(&mut session, &prompt);
+        let mut answer = Vec::new();
+        while answer.last() != Some(&engine.tokenizer().eos()) && answer.len() < 16 {
+            let token = argmax(&logits);
+            answer.push(token);
+            session.step(token, &mut logits).unwrap();
+        }
+        let answer = String::from_utf8_lossy(&engine.tokenizer().decode(&answer)).into_owned();
+        assert!(answer.contains(name), "{name}: {answer}");
+    }
+}
+
+#[test]
+fn a_picture_in_the_prefix_is_reused_and_another_is_not() {
+    let engine = seeing();
+    let [a, b] = [picture(RED, BLUE), picture(RED, YELLOW)];
+    let short = seeing_prompt(&engine, &[&a], "Hi");
+    let long = seeing_prompt(&engine, &[&a], "Describe this image.");
+    let other = seeing_prompt(&engine, &[&b], "Describe this image.");
+    let n_image = short.images[0].grid.n_tokens();
+    let after = short.images[0].start + n_image;
+
+    let mut session = Session::new(&engine);
+    let (n_looked_at, stats, _) = sync(&mut session, &short);
+    assert_eq!((n_looked_at, stats.n_reused), (n_image, 0));
+    let (n_looked_at, stats, logits) = sync(&mut session, &long);
+    assert_eq!((n_looked_at, stats.n_reused >= after), (0, true));
+    let (_, _, fresh) = sync(&mut Session::new(&engine), &long);
+    assert!(difference(&logits, &fresh) < TOLERANCE);
+
+    // The same tokens, another picture.
+    assert_eq!(long.tokens, other.tokens);
+    let mut fork = session.fork(session.len());
+    let (n_looked_at, stats, logits) = sync(&mut fork, &other);
+    assert_eq!((n_looked_at, stats.n_reused), (n_image, short.images[0].start));
+    assert!(difference(&logits, &fresh) > 0.01);
+    // A text of the same tokens is no picture either.
+    let text = Prompt::from(&long.tokens[..]);
+    assert_eq!(sync(&mut fork, &text).1.n_reused, short.images[0].start);
+    // Cut in the middle of the picture, the rest is computed as before.
+    session.rewind(after - n_image / 2);
+    let (_, stats, logits) = sync(&mut session, &long);
+    assert_eq!(stats.n_reused, after - n_image / 2);
+    assert!(difference(&logits, &fresh) < TOLERANCE);
+    // Cut within its last row's end, nothing of the picture is left to look at.
+    session.rewind(after - 1);
+    assert_eq!(sync(&mut session, &long).0, 0);
+}
+
+#[test]
+fn a_model_without_a_tower_refuses_pictures() {
+    let prompt = seeing_prompt(&seeing(), &[&picture(RED, BLUE)], "Hi");
+    let blind = open(model::builtin(), None).unwrap();
+    let mut session = Session::new(&blind);
+    let refused = session.sync(&prompt, &mut Vec::new(), &mut |_, _| ControlFlow::Continue(()));
+    assert!(matches!(refused, Err(Error::NoVision)));
+}
+
+#[test]
+fn chunks_cut_pictures_anywhere() {
+    let engine = seeing();
+    let images: Vec<Arc<Image>> = (0..28).map(|i| picture([i * 9; 3], RED)).collect();
+    let images: Vec<&Arc<Image>> = images.iter().collect();
+    let prompt = seeing_prompt(&engine, &images, "Hi");
+    assert!(prompt.tokens.len() > 512);
+    let mut session = Session::new(&engine);
+    let (n_looked_at, _, logits) = sync(&mut session, &prompt);
+    assert_eq!(n_looked_at, 28 * prompt.images[0].grid.n_tokens());
+    session.rewind(300);
+    let (_, stats, again) = sync(&mut session, &prompt);
+    assert_eq!(stats.n_reused, 300);
+    assert!(difference(&logits, &again) < TOLERANCE);
 }
