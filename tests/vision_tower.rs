@@ -10,12 +10,15 @@ use gust::engine::{
     BatchRow, Engine, EngineOptions, Error, ImageMark, ImageRows, ImageSpan, Prompt, Session,
     SyncStats,
 };
-use gust::ggml::DType;
+use gust::ggml::{Backend, DType, Device, Scheduler};
 use gust::gguf::Gguf;
-use gust::model::{self, YarnPolicy};
+use gust::model::{
+    self, Placement, Projector, VisionGraph, VisionState, VisionWeights, YarnPolicy, lay_out,
+};
 use gust::vision::{Grid, Image, ImageHash, ImagePatches};
 
 use crate::model::{argmax, difference};
+use crate::util::gguf_writer::{Writer, u32};
 
 /// Largest difference, relative to the largest value.
 const TOLERANCE: f32 = 1e-3;
@@ -330,4 +333,115 @@ fn chunks_cut_pictures_anywhere() {
     let (_, stats, again) = sync(&mut session, &prompt);
     assert_eq!(stats.n_reused, 300);
     assert!(difference(&logits, &again) < TOLERANCE);
+}
+
+/// Ollama and others put everything into one file.
+#[test]
+fn a_single_file_sees_as_two_do() {
+    let whole = Writer::copy_of(&model::builtin(), usize::MAX)
+        .with(Writer::copy_of(&model::builtin_mmproj(), usize::MAX));
+    let single = open(Gguf::from_bytes("single", whole.bytes()).unwrap(), None).unwrap();
+    assert_eq!(single.warnings(), []);
+    let image = picture(YELLOW, BLUE);
+    let logits = |engine: &Arc<Engine>| {
+        let prompt = seeing_prompt(engine, &[&image], "Describe this image.");
+        sync(&mut Session::new(engine), &prompt).2
+    };
+    assert!(difference(&logits(&single), &logits(&seeing())) < TOLERANCE);
+
+    // Tensors without keys are not used, and that is said; keys with wrong tensors are refused.
+    let tower = Writer::copy_of(&model::builtin_mmproj(), usize::MAX);
+    let mut keyless = tower.clone();
+    keyless.keys.clear();
+    let bytes = Writer::copy_of(&model::builtin(), usize::MAX).with(keyless).bytes();
+    let blind = open(Gguf::from_bytes("keyless", bytes).unwrap(), None).unwrap();
+    assert!(blind.patch_config().is_none());
+    assert!(blind.warnings()[0].to_string().contains("34 vision tensors are not used"));
+    let mut short = tower;
+    short.tensors.retain(|tensor| tensor.name != b"mm.2.weight");
+    let bytes = Writer::copy_of(&model::builtin(), usize::MAX).with(short).bytes();
+    let refused = open(Gguf::from_bytes("short", bytes).unwrap(), None).unwrap_err();
+    assert!(refused.to_string().contains("'mm.2.weight': missing"), "{refused}");
+}
+
+/// Runs a tower stage by stage, without an engine.
+fn run_tower(projector: &Projector, weights: &VisionWeights, patches: &ImagePatches) -> Vec<f32> {
+    let device = Device::cpu().unwrap();
+    let backend = Backend::new(device, 1).unwrap();
+    let mut sched = Scheduler::new(vec![backend], VisionGraph::N_NODES_MAX);
+    let state = VisionState::new(projector, patches.grid, device).unwrap();
+    let mut out = Vec::new();
+    for stage in VisionGraph::stages(projector) {
+        let mut part = VisionGraph::build(projector, weights, &state, stage);
+        let mut ready = sched.ready(&mut part.graph).unwrap();
+        if let Some(input) = part.patches {
+            ready.set(input, &lay_out(projector, patches));
+        }
+        if let Some([rows, cols]) = part.positions {
+            ready.set(rows, &state.rows);
+            ready.set(cols, &state.cols);
+        }
+        let computed = ready.compute().unwrap();
+        if let Some(rows) = part.rows {
+            computed.read(rows, &mut out);
+        }
+    }
+    out
+}
+
+fn load_tower(gguf: Gguf) -> (Projector, VisionWeights) {
+    let gguf = Arc::new(gguf);
+    let projector = Projector::from_gguf(&gguf).unwrap();
+    model::check_vision_tensors(&gguf, &projector).unwrap();
+    let device = Device::cpu().unwrap();
+    let placement = Placement { device, repack_budget: 0, touch: false, n_threads: 1 };
+    let weights = VisionWeights::load(&gguf, &projector, placement, &mut |_, _| {}).unwrap();
+    (projector, weights)
+}
+
+#[test]
+fn zeros_after_each_head_change_nothing() {
+    let gguf = Gguf::open(&golden_file("mmproj-head-104.gguf")).unwrap();
+    let (projector, mut weights) = load_tower(gguf);
+    assert_eq!(weights.n_embd_head_padded, 104); // the CPU takes any head
+    let patches = patches(3, Grid { cols: 5, rows: 4 }, 4);
+    let plain = run_tower(&projector, &weights, &patches);
+    for (n_embd_head, kv, tolerance) in
+        [(112, DType::F32, 1e-5), (128, DType::F32, 1e-5), (112, DType::F16, 2e-3)]
+    {
+        weights.n_embd_head_padded = n_embd_head;
+        weights.kv = kv;
+        let d = difference(&run_tower(&projector, &weights, &patches), &plain);
+        assert!(d < tolerance, "{n_embd_head} {kv:?}: {d:e}");
+    }
+}
+
+/// ggml aborts when a graph outgrows the scheduler; the largest pictures have the most pieces, and files
+/// with every bias the most operations.
+#[test]
+fn the_largest_picture_fits_the_scheduler() {
+    let mut writer = Writer::small_mmproj();
+    writer.set("clip.vision.image_size", u32(512));
+    writer.set("clip.vision.patch_size", u32(2));
+    writer.tensor("v.patch_embd.weight").dims = vec![2, 2, 3, 8];
+    writer.tensor("v.patch_embd.weight").data.truncate(4 * 12 * 8);
+    for (name, n) in [("v.patch_embd", 8), ("mm.patch_merger", 8), ("mm.1", 8), ("mm.2", 8)] {
+        writer.add_tensor(&format!("{name}.bias"), &[n]);
+    }
+    for name in ["attn_q", "attn_k", "attn_v", "attn_out", "ffn_down", "ffn_gate", "ffn_up"] {
+        let n = if ["ffn_gate", "ffn_up"].contains(&name) { 16 } else { 8 };
+        writer.add_tensor(&format!("v.blk.0.{name}.bias"), &[n]);
+    }
+    let gguf = Gguf::from_bytes("large", writer.bytes()).unwrap();
+    let (projector, mut weights) = load_tower(gguf);
+    weights.n_embd_head_padded = 64;
+    weights.kv = DType::F16;
+    let device = Device::cpu().unwrap();
+    let state = VisionState::new(&projector, Grid { cols: 128, rows: 128 }, device).unwrap();
+    let backend = Backend::new(device, 1).unwrap();
+    let mut sched = Scheduler::new(vec![backend], VisionGraph::N_NODES_MAX);
+    for stage in VisionGraph::stages(&projector) {
+        let part = VisionGraph::build(&projector, &weights, &state, stage);
+        sched.reserve(part.graph).unwrap();
+    }
 }
