@@ -40,7 +40,7 @@ pub use spec::{
 };
 pub use text_graph::{ImageInputs, TextGraph, TextInputs, TextShape};
 pub use vision_graph::{VisionGraph, VisionStage, VisionState, lay_out};
-pub use vision_spec::{check_mmproj, expected_vision_tensors};
+pub use vision_spec::{check_mmproj, check_vision_tensors, expected_vision_tensors};
 pub use vision_weights::{VisionLayer, VisionWeights};
 pub use vocab::check_vocab;
 pub use weights::{Layer, Weights};

@@ -92,6 +92,14 @@ impl Projector {
             image_mean: keys.channels("image_mean", -100.0)?,
             image_std: keys.channels("image_std", f32::MIN_POSITIVE)?,
         };
+        if let Err(error) = projector.patch_config().check() {
+            let key = match error.field {
+                "merge_size" => "clip.vision.spatial_merge_size".to_owned(),
+                "mean" | "std" => format!("clip.vision.image_{}", error.field),
+                field => format!("clip.vision.{field}"),
+            };
+            return Err(keys.range(&key, &error.expected, &error.found));
+        }
         if !projector.n_embd.is_multiple_of(projector.n_head) {
             let a = format!("'clip.vision.attention.head_count' ({})", projector.n_head);
             let b = format!("'clip.vision.embedding_length' ({})", projector.n_embd);

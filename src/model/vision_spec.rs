@@ -53,7 +53,14 @@ pub fn expected_vision_tensors(projector: &Projector) -> Vec<ExpectedTensor> {
 pub fn check_mmproj(gguf: &Gguf, hparams: &Hparams) -> Result<Projector, ModelError> {
     let projector = Projector::from_gguf(gguf)?;
     projector.check_fits(gguf, hparams)?;
-    let expected = expected_vision_tensors(&projector);
+    check_vision_tensors(gguf, &projector)?;
+    Ok(projector)
+}
+
+/// Compares the tensors of `gguf` with the table; all mismatches are reported together. Tensors of a
+/// language model in the same file are its own business.
+pub fn check_vision_tensors(gguf: &Gguf, projector: &Projector) -> Result<(), ModelError> {
+    let expected = expected_vision_tensors(projector);
     let mut faults: Vec<String> =
         expected.iter().filter_map(|expected| fault(gguf, expected)).collect();
     let names: HashSet<&str> = expected.iter().map(|expected| expected.name.as_str()).collect();
@@ -64,7 +71,7 @@ pub fn check_mmproj(gguf: &Gguf, hparams: &Hparams) -> Result<Projector, ModelEr
         }
     }
     match faults.is_empty() {
-        true => Ok(projector),
+        true => Ok(()),
         false => Err(ModelError::Tensors { label: gguf.label().clone(), faults }),
     }
 }
