@@ -97,6 +97,20 @@ pub enum EncodeError {
         /// The tool.
         name: String,
     },
+    /// A tool's schema is JSON, but no schema.
+    #[error(
+        "tools[{index}]: the parameters of {name:?} are no JSON schema: \"{pointer}\" is not {expected}"
+    )]
+    BadSchema {
+        /// The tool's place.
+        index: usize,
+        /// The tool.
+        name: String,
+        /// JSON pointer into its parameters.
+        pointer: String,
+        /// What should stand there.
+        expected: &'static str,
+    },
     /// An effort is asked for where the model cannot be told.
     #[error("reasoning_effort: a {version} model has no such setting; leave it out or say none")]
     NoEffort {

@@ -7,6 +7,7 @@
 
 mod call_list;
 mod collect;
+mod draft7;
 mod encode;
 mod error;
 mod format;
@@ -22,6 +23,7 @@ mod version;
 mod tests;
 
 pub use collect::ReplyCollector;
+pub use draft7::validate_schemas;
 pub use error::EncodeError;
 pub use format::ChatFormat;
 pub use json::{RequestError, request_from_json, request_to_json};

@@ -4,7 +4,7 @@
 //! front of this one. The rules are those of mistral-common's request validators in their `test`
 //! mode, in which open tool calls at the end are allowed. Two things are let through: a reasoning
 //! effort of `none` where a version has no settings, which is the same as none given, and schemas
-//! that are objects but break JSON schema's own schema.
+//! that break JSON schema's own schema, which `draft7` looks at.
 
 use std::collections::HashSet;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::{Source, push_json};
-use crate::chat::{ChatFormat, ChatRequest, Version, request_from_json};
+use crate::chat::{ChatFormat, ChatRequest, Version, request_from_json, validate_schemas};
 use crate::term::Printer;
 use crate::tokenizer::{TekkenInfo, TokenId, Tokenizer};
 use crate::vision::{Image, ImageError, MAX_FILE_BYTES, PatchConfig};
@@ -99,7 +99,10 @@ impl Encoder {
     fn encode(&self, line: &str, number: usize, printer: &Printer) -> anyhow::Result<Vec<TokenId>> {
         let request = self.request(line)?;
         let request = match self.strict {
-            true => request,
+            true => {
+                validate_schemas(&request)?;
+                request
+            }
             false => {
                 let (request, changes) = normalise(request);
                 for change in changes {
