@@ -134,6 +134,9 @@ pub struct ReplyArgs {
     /// Short for --reasoning-effort high
     #[arg(long)]
     think: bool,
+    /// End the reasoning after N tokens, and answer
+    #[arg(long, value_name = "N")]
+    pub reasoning_budget: Option<u32>,
     /// Do not show the reasoning
     #[arg(long)]
     pub hide_reasoning: bool,

@@ -19,7 +19,7 @@ fn tiny(n_ctx: u32, cache: DType) -> Arc<Engine> {
         repack: true,
         yarn: YarnPolicy::Correct,
     };
-    Engine::open(model::builtin(), &options, &mut |_, _| {}).unwrap()
+    Engine::open(model::builtin(), None, &options, &mut |_, _| {}).unwrap()
 }
 
 /// Eight different prompts in the tiny model's own chat format.
@@ -42,7 +42,7 @@ fn prompts(engine: &Engine) -> Vec<Vec<u32>> {
 
 fn sync(session: &mut Session, prompt: &[u32]) -> Vec<f32> {
     let mut logits = Vec::new();
-    session.sync(prompt, &mut logits, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    session.sync(&prompt.into(), &mut logits, &mut |_, _| ControlFlow::Continue(())).unwrap();
     logits
 }
 
@@ -66,8 +66,9 @@ fn answers_are_the_same_alone_and_beside_seven_others() {
     let mut sessions: Vec<Session> = prompts.iter().map(|_| Session::new(&engine)).collect();
     let mut logits = Vec::new();
     let rows = sessions.iter_mut().zip(&prompts);
-    let mut rows: Vec<BatchRow<'_>> =
-        rows.map(|(session, tokens)| BatchRow { session, tokens, n_logits: 1 }).collect();
+    let mut rows: Vec<BatchRow<'_>> = rows
+        .map(|(session, tokens)| BatchRow { session, tokens, images: &[], n_logits: 1 })
+        .collect();
     engine.forward(&mut rows, &mut logits).unwrap();
     let mut answers: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
     for _ in 0..24 {
@@ -76,8 +77,9 @@ fn answers_are_the_same_alone_and_beside_seven_others() {
             answer.extend(token);
         }
         let rows = sessions.iter_mut().zip(&tokens);
-        let mut rows: Vec<BatchRow<'_>> =
-            rows.map(|(session, tokens)| BatchRow { session, tokens, n_logits: 1 }).collect();
+        let mut rows: Vec<BatchRow<'_>> = rows
+            .map(|(session, tokens)| BatchRow { session, tokens, images: &[], n_logits: 1 })
+            .collect();
         logits.clear();
         engine.forward(&mut rows, &mut logits).unwrap();
     }
@@ -95,13 +97,14 @@ fn logits_in_a_batch_differ_by_less_than_1e_4() {
     let mut together = Vec::new();
     let rows = sessions.iter_mut().zip(&texts);
     let mut rows: Vec<BatchRow<'_>> = rows
-        .map(|(session, tokens)| BatchRow { session, tokens, n_logits: tokens.len() })
+        .map(|(session, tokens)| BatchRow { session, tokens, images: &[], n_logits: tokens.len() })
         .collect();
     engine.forward(&mut rows, &mut together).unwrap();
     let mut alone = Vec::new();
     for text in &texts {
         let mut session = Session::new(&engine);
-        let row = BatchRow { session: &mut session, tokens: text, n_logits: text.len() };
+        let row =
+            BatchRow { session: &mut session, tokens: text, images: &[], n_logits: text.len() };
         engine.forward(&mut [row], &mut alone).unwrap();
     }
     let d = difference(&together, &alone);
@@ -131,8 +134,9 @@ fn sync_reuses_the_common_prefix_and_changes_nothing() {
     let mut session = Session::new(&engine);
     sync(&mut session, &prompts[1]);
     let mut logits = Vec::new();
-    let stats =
-        session.sync(&prompts[7], &mut logits, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let stats = session
+        .sync(&prompts[7][..].into(), &mut logits, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap();
     assert!(stats.n_reused > 4 && stats.n_reused + stats.n_evaluated == prompts[7].len());
     assert_eq!(session.tokens(), prompts[7]);
     let fresh = sync(&mut Session::new(&engine), &prompts[7]);
@@ -176,13 +180,15 @@ fn a_break_keeps_what_was_computed() {
     let prompt: Vec<u32> = (0..1200).map(|i| 1000 + i % 200).collect();
     let mut session = Session::new(&engine);
     let mut logits = Vec::new();
-    let broken = session.sync(&prompt, &mut logits, &mut |done, _| match done {
+    let broken = session.sync(&prompt[..].into(), &mut logits, &mut |done, _| match done {
         0 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     });
     assert!(matches!(broken, Err(Error::Cancelled)));
     assert_eq!(session.len(), 512);
-    let stats = session.sync(&prompt, &mut logits, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let stats = session
+        .sync(&prompt[..].into(), &mut logits, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap();
     assert_eq!(stats.n_reused, 512);
 }
 
@@ -204,7 +210,7 @@ fn a_cache_type_that_does_not_fit_the_heads_is_refused() {
     };
     let gguf = Gguf::open(&golden_file("gqa12-temperature.gguf")).unwrap();
     let head = gguf.metadata().u32("mistral3.attention.key_length").unwrap().unwrap();
-    let opened = Engine::open(gguf, &options, &mut |_, _| {});
+    let opened = Engine::open(gguf, None, &options, &mut |_, _| {});
     assert_eq!(opened.is_err(), !head.is_multiple_of(32), "heads of {head}");
 }
 
@@ -221,7 +227,7 @@ fn graphs_of_any_depth_fit_the_scheduler() {
         let kv = KvCache::new(&hparams, 256, [DType::F32; 2], device).unwrap();
         let backend = Backend::new(device, 1).unwrap();
         let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
-        let shape = TextShape { n_tokens: 2, n_kv: 256, n_outputs: 1 };
+        let shape = TextShape { n_tokens: 2, n_kv: 256, n_outputs: 1, n_image_rows: 2 };
         sched.reserve(TextGraph::build(&hparams, &weights, &kv, shape).graph).unwrap();
     }
 }

@@ -13,3 +13,4 @@ mod tokenizer;
 mod types;
 mod util;
 mod vision;
+mod vision_tower;

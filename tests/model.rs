@@ -63,7 +63,7 @@ pub(crate) fn open(path: &Path, cache: DType, repack: bool) -> Arc<Engine> {
         repack,
         yarn: YarnPolicy::Correct,
     };
-    Engine::open(Gguf::open(path).unwrap(), &options, &mut |_, _| {}).unwrap()
+    Engine::open(Gguf::open(path).unwrap(), None, &options, &mut |_, _| {}).unwrap()
 }
 
 /// Largest difference, relative to the largest value of `expected`.
@@ -86,7 +86,8 @@ fn logits_equal_transformers_at_every_position() {
             let mut session = Session::new(&engine);
             let mut logits = Vec::new();
             for tokens in golden.tokens.chunks(chunk) {
-                let row = BatchRow { session: &mut session, tokens, n_logits: tokens.len() };
+                let row =
+                    BatchRow { session: &mut session, tokens, images: &[], n_logits: tokens.len() };
                 engine.forward(&mut [row], &mut logits).unwrap();
             }
             let d = difference(&logits, &golden.logits);
@@ -103,7 +104,9 @@ fn greedy_continuations_equal_transformers() {
         let mut session = Session::new(&engine);
         let mut logits = Vec::new();
         let prompt = &golden.tokens[..golden.n_prompt];
-        session.sync(prompt, &mut logits, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+        session
+            .sync(&prompt.into(), &mut logits, &mut |_, _| std::ops::ControlFlow::Continue(()))
+            .unwrap();
         for (step, &expected) in golden.greedy.iter().enumerate() {
             let token = argmax(&logits);
             if token != expected {

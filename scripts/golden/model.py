@@ -51,8 +51,8 @@ MODELS = {
 }
 
 
-def build(shape: dict) -> torch.nn.Module:
-    """The transformers model of one shape, with random weights under which attention and every norm matter."""
+def config(shape: dict) -> LlamaConfig | Ministral3Config:
+    """The transformers configuration of one shape."""
     common = dict(
         vocab_size=N_VOCAB, hidden_size=shape["embd"], intermediate_size=shape["ff"], num_hidden_layers=shape["layers"],
         num_attention_heads=shape["heads"], num_key_value_heads=shape["kv"], head_dim=shape["head_dim"],
@@ -60,30 +60,39 @@ def build(shape: dict) -> torch.nn.Module:
         eos_token_id=2, pad_token_id=11, attn_implementation="eager",
     )
     if shape["scaling"] is None:
-        config = LlamaConfig(**common, rope_parameters={"rope_type": "default", "rope_theta": shape["theta"]})
-        model = LlamaForCausalLM(config)
-    else:
-        factor, n_ctx_orig, beta_fast, beta_slow, mscale_all_dim = shape["scaling"]
-        config = Ministral3Config(**common, rope_parameters={
-            "rope_type": "yarn", "rope_theta": shape["theta"], "factor": factor,
-            "original_max_position_embeddings": n_ctx_orig, "max_position_embeddings": N_CTX_TRAIN,
-            "beta_fast": beta_fast, "beta_slow": beta_slow, "mscale": 1.0, "mscale_all_dim": mscale_all_dim,
-            "llama_4_scaling_beta": shape["temperature"],
-        })
-        model = Ministral3ForCausalLM(config)
-    generator = torch.Generator().manual_seed(shape["seed"])
+        return LlamaConfig(**common, rope_parameters={"rope_type": "default", "rope_theta": shape["theta"]})
+    factor, n_ctx_orig, beta_fast, beta_slow, mscale_all_dim = shape["scaling"]
+    return Ministral3Config(**common, rope_parameters={
+        "rope_type": "yarn", "rope_theta": shape["theta"], "factor": factor,
+        "original_max_position_embeddings": n_ctx_orig, "max_position_embeddings": N_CTX_TRAIN,
+        "beta_fast": beta_fast, "beta_slow": beta_slow, "mscale": 1.0, "mscale_all_dim": mscale_all_dim,
+        "llama_4_scaling_beta": shape["temperature"],
+    })
+
+
+def fill(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Gives `model` random weights under which attention and every norm matter."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, w in sorted(model.named_parameters()):
             noise = torch.randn(w.shape, generator=generator)
-            if w.dim() == 1:  # RMSNorm
+            if w.dim() == 1 and name.endswith("bias"):
+                w.copy_(0.1 * noise)
+            elif w.dim() == 1:  # RMSNorm
                 w.copy_(1 + 0.2 * noise)
             elif "embed_tokens" in name:
                 w.copy_(noise * 0.5)
             elif "o_proj" in name or "v_proj" in name:  # averaging over positions shrinks what passes here
-                w.copy_(noise * 2.0 / w.shape[1] ** 0.5)
+                w.copy_(noise * 2.0 / w[0].numel() ** 0.5)
             else:
-                w.copy_(noise * 1.2 / w.shape[1] ** 0.5)
+                w.copy_(noise * 1.2 / w[0].numel() ** 0.5)
     return model.float().eval()
+
+
+def build(shape: dict) -> torch.nn.Module:
+    """The transformers model of one shape."""
+    model = LlamaForCausalLM if shape["scaling"] is None else Ministral3ForCausalLM
+    return fill(model(config(shape)), shape["seed"])
 
 
 def to_interleaved(w: np.ndarray, n_head: int) -> np.ndarray:
@@ -144,13 +153,12 @@ def add_hparams(writer: gguf.GGUFWriter, shape: dict) -> None:
         writer.add_attn_temperature_scale(shape["temperature"])
 
 
-def write_gguf(path: Path, name: str, shape: dict, model: torch.nn.Module, vocab: gguf.GGUFReader) -> None:
-    """Writes the model as an F32 GGUF file."""
+def write_gguf(path: Path, name: str, shape: dict, state: dict[str, np.ndarray], vocab: gguf.GGUFReader) -> None:
+    """Writes the model of these weights as an F32 GGUF file."""
     writer = gguf.GGUFWriter(path, "llama" if shape["scaling"] is None else "mistral3")
     writer.add_name(name)
     add_hparams(writer, shape)
     add_vocab(writer, vocab)
-    state = {k: v.numpy() for k, v in model.state_dict().items()}
     writer.add_tensor("token_embd.weight", state["model.embed_tokens.weight"])
     writer.add_tensor("output_norm.weight", state["model.norm.weight"])
     if not shape["tied"]:
@@ -205,7 +213,8 @@ def main(out_dir: Path = DEFAULT_OUT, vocab: Path = DEFAULT_VOCAB) -> None:
     index = []
     for name, shape in MODELS.items():
         model = build(shape)
-        write_gguf(out_dir / f"{name}.gguf", name, shape, model, reader)
+        state = {k: v.numpy() for k, v in model.state_dict().items()}
+        write_gguf(out_dir / f"{name}.gguf", name, shape, state, reader)
         rng = np.random.default_rng(shape["seed"])
         ids = [1] + rng.integers(1000, N_VOCAB, N_CTX - 1).tolist()
         with torch.no_grad():

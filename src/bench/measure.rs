@@ -160,6 +160,7 @@ fn feed(
         let row = BatchRow {
             session: &mut *session,
             tokens,
+            images: &[],
             n_logits: if is_end { n_logits } else { 0 },
         };
         engine.forward(&mut [row], logits)?;
@@ -207,7 +208,7 @@ mod tests {
             repack: false,
             yarn: crate::model::YarnPolicy::Correct,
         };
-        let engine = Engine::open(crate::model::builtin(), &options, &mut |_, _| {}).unwrap();
+        let engine = Engine::open(crate::model::builtin(), None, &options, &mut |_, _| {}).unwrap();
         let mut bench = Bench::new(&engine);
         let mut n_done = 0;
         for (n_prompt, n_gen, n_depth) in [(4, 0, 20), (0, 3, 5), (60, 0, 4)] {

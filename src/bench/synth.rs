@@ -319,10 +319,11 @@ mod tests {
             repack: true,
             yarn: YarnPolicy::Correct,
         };
-        let engine = Engine::open(gguf, &options, &mut |_, _| {}).unwrap();
+        let engine = Engine::open(gguf, None, &options, &mut |_, _| {}).unwrap();
         let mut logits = Vec::new();
         let mut session = Session::new(&engine);
-        let row = BatchRow { session: &mut session, tokens: &[1, 70, 2000], n_logits: 1 };
+        let row =
+            BatchRow { session: &mut session, tokens: &[1, 70, 2000], images: &[], n_logits: 1 };
         engine.forward(&mut [row], &mut logits).unwrap();
         assert_eq!(logits.len(), 4096);
         assert!(logits.iter().all(|x| x.is_finite()));

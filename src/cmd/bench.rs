@@ -249,7 +249,8 @@ fn open_engine(
     printer: &Printer,
 ) -> Result<Arc<Engine>> {
     let bar = printer.progress(0, "loading");
-    let engine = Engine::open(subject.gguf.clone(), &open::options(args), &mut |done, total| {
+    let options = open::options(args);
+    let engine = Engine::open(subject.gguf.clone(), None, &options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });

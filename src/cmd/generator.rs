@@ -13,10 +13,11 @@ use crate::chat::{
     ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage, Version,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
-use crate::engine::{End, Engine, Error, Generation, N_BATCH, Sampler, SamplingParams, Session};
+use crate::engine::{
+    End, Engine, Error, Generation, N_BATCH, Prompt, Sampler, SamplingParams, Session, SyncStats,
+};
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
 use crate::tokenizer::TokenId;
-use crate::vision::PatchConfig;
 
 /// Fills what the flags leave open with the model card's values for the effort. `temperature` is
 /// the chat's own and goes over the flag's.
@@ -56,6 +57,8 @@ pub struct Settings<'a> {
     pub sampling: SamplingParams,
     /// Limit and stop strings.
     pub reply: &'a ReplyArgs,
+    /// Tokens after which reasoning is to end.
+    pub reasoning_budget: Option<u32>,
     /// Ends the generation when raised.
     pub interrupt: &'a Interrupt,
     /// Shows how far a long prompt has come.
@@ -72,7 +75,8 @@ impl Generator {
             None => gguf.label().to_string(),
         };
         let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
-        Ok(Self { session: Session::new(&engine), info: ModelInfo { name, n_ctx } })
+        let info = ModelInfo { name, n_ctx, patches: engine.patch_config() };
+        Ok(Self { session: Session::new(&engine), info })
     }
 
     /// What the model is called and how much it holds.
@@ -96,9 +100,11 @@ impl Generator {
         let engine = Arc::clone(self.session.engine());
         let tokenizer = engine.tokenizer();
         let format = ChatFormat::Mistral(Version::of(tokenizer));
-        let prompt = format.encode(request, tokenizer, &PatchConfig::default())?;
+        // Without a tower there are no pictures: they have been refused before.
+        let patches = self.info.patches.unwrap_or_default();
+        let prompt = format.encode(request, tokenizer, &patches)?;
         let parser = ReplyParser::new(tokenizer).continuing(request);
-        self.generate(&prompt.tokens, parser, settings, sink)
+        self.generate(&prompt, parser, settings, sink)
     }
 
     /// Continues a plain text, without any chat format.
@@ -109,14 +115,14 @@ impl Generator {
         sink: &mut Sink<'_>,
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
-        let mut prompt = vec![engine.tokenizer().bos()];
-        engine.tokenizer().encode_into(text, &mut prompt);
+        let mut prompt = Prompt::from(&[engine.tokenizer().bos()][..]);
+        engine.tokenizer().encode_into(text, &mut prompt.tokens);
         self.generate(&prompt, ReplyParser::raw(engine.tokenizer()), settings, sink)
     }
 
     fn generate(
         &mut self,
-        prompt: &[TokenId],
+        prompt: &Prompt,
         parser: ReplyParser<'_>,
         settings: &Settings<'_>,
         sink: &mut Sink<'_>,
@@ -124,28 +130,12 @@ impl Generator {
         let engine: Arc<Engine> = Arc::clone(self.session.engine());
         let parser = parser.with_stop(settings.reply.stop.iter().cloned());
         let mut sampler = Sampler::new(settings.sampling.clone(), engine.tokenizer().n_vocab())?;
-        sampler.read(prompt);
+        sampler.read(&prompt.tokens);
         // A Ctrl-C after the last pass of an earlier answer would end the first pass of this one.
         engine.lower_cancel();
         let start = Instant::now();
         let mut logits = Vec::new();
-        let mut bar = None;
-        let synced = self.session.sync(prompt, &mut logits, &mut |n_done, n_total| {
-            if n_total - n_done > N_BATCH {
-                bar.get_or_insert_with(|| settings.printer.progress(n_total as u64, "reading"));
-            }
-            if let Some(bar) = &bar {
-                bar.set_position(n_done as u64);
-            }
-            match settings.interrupt.is_raised() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
-        let n_reused = match synced {
+        let n_reused = match self.read(prompt, &mut logits, settings) {
             Ok(stats) => stats.n_reused,
             Err(Error::Cancelled) => {
                 let _ = send(parser.finish(FinishReason::Cancelled), sink);
@@ -168,7 +158,36 @@ impl Generator {
         )?;
         let prefill = first.unwrap_or_default();
         let decode = start.elapsed().saturating_sub(prefill);
-        Ok(Usage { n_prompt: prompt.len(), n_reused, n_generated, prefill, decode })
+        Ok(Usage { n_prompt: prompt.tokens.len(), n_reused, n_generated, prefill, decode })
+    }
+
+    /// Brings the timeline up to the prompt's end, with a bar if that takes a while.
+    fn read(
+        &mut self,
+        prompt: &Prompt,
+        logits: &mut Vec<f32>,
+        settings: &Settings<'_>,
+    ) -> Result<SyncStats, Error> {
+        let mut bar = None;
+        let synced = self.session.sync(prompt, logits, &mut |n_done, n_total| {
+            // Beyond the tokens count the pictures that have to be looked at.
+            let has_new_images = n_total > prompt.tokens.len();
+            if n_total - n_done > N_BATCH || (has_new_images && n_done < n_total) {
+                let label = if has_new_images { "looking and reading" } else { "reading" };
+                bar.get_or_insert_with(|| settings.printer.progress(n_total as u64, label));
+            }
+            if let Some(bar) = &bar {
+                bar.set_position(n_done as u64);
+            }
+            match settings.interrupt.is_raised() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        synced
     }
 }
 

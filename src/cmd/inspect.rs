@@ -8,6 +8,7 @@ mod text;
 
 use std::path::PathBuf;
 
+use super::mmproj;
 use crate::gguf::{Gguf, TensorInfo, TensorType, Warning};
 use crate::model::{self, Architecture, Hparams, ModelError, Projector, YarnPolicy};
 use crate::term::Printer;
@@ -76,9 +77,9 @@ fn deep_checks(report: &Report<'_>, args: &Args, printer: &Printer) -> Result<()
     }
     if let Some(path) = &args.mmproj {
         let gguf = Gguf::open(path)?;
-        let projector = Projector::from_gguf(&gguf)?;
-        if let Some(hparams) = &report.hparams {
-            projector.check_fits(&gguf, hparams)?;
+        match &report.hparams {
+            Some(hparams) => model::check_mmproj(&gguf, hparams).map(|_| ())?,
+            None => model::check_vision_tensors(&gguf, &Projector::from_gguf(&gguf)?)?,
         }
     }
     Ok(())
@@ -89,6 +90,8 @@ struct Report<'a> {
     gguf: &'a Gguf,
     hparams: Option<Hparams>,
     projector: Option<Projector>,
+    /// The projector file that would be used with the model.
+    mmproj: Option<String>,
     /// Context length of the memory table; 0 without hyper-parameters.
     n_ctx: u32,
     warnings: Vec<Warning>,
@@ -105,13 +108,17 @@ impl<'a> Report<'a> {
             gguf,
             hparams: None,
             projector: None,
+            mmproj: None,
             n_ctx: 0,
             warnings: gguf.warnings().to_vec(),
             error: None,
         };
         if Projector::is_in(gguf) {
             match Projector::from_gguf(gguf) {
-                Ok(projector) => report.projector = Some(projector),
+                Ok(projector) => {
+                    report.error = model::check_vision_tensors(gguf, &projector).err();
+                    report.projector = Some(projector);
+                }
                 Err(error) => report.error = Some(error),
             }
         } else if let Err(error) = Architecture::of(gguf) {
@@ -121,6 +128,7 @@ impl<'a> Report<'a> {
                 Ok((hparams, warnings)) => {
                     report.warnings = warnings;
                     report.add_model(hparams, args.ctx);
+                    report.add_tower(args);
                 }
                 Err(error) => report.error = Some(error),
             }
@@ -142,6 +150,27 @@ impl<'a> Report<'a> {
             Err(error) => self.error = Some(error),
         }
         self.hparams = Some(hparams);
+    }
+}
+
+impl Report<'_> {
+    /// Which vision tower the model would see with.
+    fn add_tower(&mut self, args: &Args) {
+        let Some(hparams) = &self.hparams else { return };
+        if self.error.is_some() || args.mmproj.is_some() {
+            return;
+        }
+        if Projector::is_inside(self.gguf) {
+            match model::check_mmproj(self.gguf, hparams) {
+                Ok(projector) => self.projector = Some(projector),
+                Err(error) => self.error = Some(error),
+            }
+        } else if let Some(path) = args.file.as_ref().or(args.model.as_ref()) {
+            let found = mmproj::find(path, self.gguf, hparams);
+            self.mmproj = found.mmproj.map(|mmproj| mmproj.label().to_string());
+            let skipped = |reason| Warning(format!("passed over as vision tower: {reason}"));
+            self.warnings.extend(found.skipped.into_iter().map(skipped));
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::mmproj;
 use crate::cli::{CacheType, ModelArgs};
 use crate::engine::{Engine, EngineOptions, Error};
 use crate::ggml::DType;
 use crate::gguf::Gguf;
-use crate::model::{self, YarnPolicy};
+use crate::model::{self, Hparams, YarnPolicy};
 use crate::term::Printer;
 
 /// Opens the file that was asked for, or the built-in model, and says so.
@@ -22,15 +23,47 @@ pub(super) fn gguf(args: &ModelArgs, printer: &Printer) -> Result<Gguf> {
     }
 }
 
-/// Opens the engine as the flags say, and prints what it was opened with.
+/// Opens the engine as the flags say, with its vision tower, and prints what it was opened with.
 pub(super) fn engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>> {
     let gguf = gguf(args, printer)?;
+    let mmproj = mmproj(args, &gguf, printer)?;
+    opened(args, gguf, mmproj, printer)
+}
+
+/// Opens the engine for text only.
+pub(super) fn text_engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>> {
     if args.mmproj.is_some() {
-        printer.note("--mmproj is not used: this version answers text only");
+        printer.note("--mmproj is not used: this command takes text only");
     }
+    opened(args, gguf(args, printer)?, None, printer)
+}
+
+/// The projector file that was asked for, or the one that goes with the model.
+fn mmproj(args: &ModelArgs, gguf: &Gguf, printer: &Printer) -> Result<Option<Gguf>> {
+    if let Some(path) = &args.mmproj {
+        return Ok(Some(Gguf::open(path)?));
+    }
+    let Some(path) = &args.model else { return Ok(Some(model::builtin_mmproj())) };
+    let (hparams, _) = Hparams::from_gguf(gguf, options(args).yarn)?;
+    let found = mmproj::find(path, gguf, &hparams);
+    for reason in &found.skipped {
+        printer.note(format!("passed over as vision tower: {reason}"));
+    }
+    if let Some(mmproj) = &found.mmproj {
+        printer.note(format!("vision tower: {}", mmproj.label()));
+    }
+    Ok(found.mmproj)
+}
+
+fn opened(
+    args: &ModelArgs,
+    gguf: Gguf,
+    mmproj: Option<Gguf>,
+    printer: &Printer,
+) -> Result<Arc<Engine>> {
     let label = gguf.label().to_string();
     let bar = printer.progress(0, "loading");
-    let engine = Engine::open(gguf, &options(args), &mut |done, total| {
+    let engine = Engine::open(gguf, mmproj, &options(args), &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });

@@ -45,7 +45,7 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     }
     let n_ctx = n_ctx as usize;
     args.model.ctx = Some((n_ctx * Windows::n_parallel(n_ctx)) as u32);
-    let engine = open::engine(&args.model, printer)?;
+    let engine = open::text_engine(&args.model, printer)?;
     let windows = Windows::new(&engine, &text, n_ctx, args.chunks.map(|n| n as usize)).map_err(
         |n_tokens| {
             anyhow::anyhow!("the text has {n_tokens} tokens, a window {n_ctx}: use a smaller --ctx")

@@ -4,7 +4,7 @@ use crate::ggml::{GgmlError, Ready, Scheduler};
 use crate::model::{KvCache, TextGraph, TextInputs, TextShape};
 use crate::tokenizer::TokenId;
 
-use super::{Engine, Error, N_BATCH, Session};
+use super::{Engine, Error, ImageRows, N_BATCH, Session};
 
 /// f16 bits of 0 and −∞, the mask's two values.
 const MASK_OPEN: u16 = 0;
@@ -17,8 +17,31 @@ pub struct BatchRow<'a> {
     pub session: &'a mut Session,
     /// At least one; all rows together at most [`N_BATCH`].
     pub tokens: &'a [TokenId],
+    /// The pictures that some of the tokens stand for, wholly or in part; others are of no effect.
+    pub images: &'a [ImageRows],
     /// How many of the last tokens want logits: 0 only fills the cache.
     pub n_logits: usize,
+}
+
+impl BatchRow<'_> {
+    /// Index of each token that stands for a piece of a picture, and what takes its place.
+    fn image_rows(&self, n_embd: usize) -> impl Iterator<Item = (usize, &[f32])> {
+        let n_past = self.session.tokens.len();
+        let row_at = move |image: &'_ ImageRows, i| image.mark.row_at(n_past + i);
+        (0..self.tokens.len()).filter_map(move |i| {
+            let rows = |image| row_at(image, i).map(|row| &image.rows[row * n_embd..][..n_embd]);
+            self.images.iter().find_map(rows).map(|row| (i, row))
+        })
+    }
+
+    /// Makes the timeline remember what has been computed.
+    fn commit(&mut self) {
+        let n_past = self.session.tokens.len();
+        self.session.tokens.extend_from_slice(self.tokens);
+        let new = n_past..self.session.tokens.len();
+        let marks = self.images.iter().map(|image| image.mark);
+        self.session.images.extend(marks.filter(|mark| new.contains(&mark.start)));
+    }
 }
 
 /// What forward passes need and only one of them can have at a time.
@@ -40,6 +63,8 @@ struct InputValues {
     mask: Vec<u16>,
     outputs: Vec<i32>,
     attn_scale: Vec<f32>,
+    image_rows: Vec<f32>,
+    image_places: Vec<i64>,
 }
 
 impl Runtime {
@@ -60,9 +85,7 @@ impl Engine {
         let done = self.run(&mut runtime, rows, logits);
         match done {
             Ok(()) => {
-                for row in rows.iter_mut() {
-                    row.session.tokens.extend_from_slice(row.tokens);
-                }
+                rows.iter_mut().for_each(BatchRow::commit);
             }
             Err(_) => self.return_cells(rows),
         }
@@ -113,11 +136,13 @@ impl Engine {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         let Runtime { sched, kv, graph, inputs } = runtime;
+        let n_embd = self.hparams.n_embd as usize;
         let last_cell = rows.iter().flat_map(|row| row.session.cells.as_slice()).max();
         let shape = TextShape {
             n_tokens: rows.iter().map(|row| row.tokens.len()).sum(),
             n_kv: kv.view_for(last_cell.map_or(0, |&cell| cell as usize)),
             n_outputs: rows.iter().map(|row| row.n_logits).sum(),
+            n_image_rows: rows.iter().map(|row| row.image_rows(n_embd).count()).sum(),
         };
         kv.zero_below(shape.n_kv);
         if graph.as_ref().is_none_or(|graph| graph.shape != shape) {
@@ -147,17 +172,24 @@ impl Engine {
 
     /// Lays the rows out side by side: each token sees its own timeline up to itself.
     fn fill(&self, inputs: &mut InputValues, rows: &[BatchRow<'_>], shape: TextShape) {
-        let InputValues { tokens, positions, cells, mask, outputs, attn_scale } = inputs;
+        let InputValues { tokens, positions, cells, mask, outputs, attn_scale, .. } = inputs;
+        let (image_rows, image_places) = (&mut inputs.image_rows, &mut inputs.image_places);
         for list in [&mut *tokens, positions, outputs] {
             list.clear();
         }
         cells.clear();
         attn_scale.clear();
+        image_rows.clear();
+        image_places.clear();
         mask.clear();
         mask.resize(shape.n_kv * shape.n_tokens, MASK_SHUT);
         for row in rows {
             let timeline = row.session.cells.as_slice();
             let n_past = row.session.tokens.len();
+            for (i, image_row) in row.image_rows(self.hparams.n_embd as usize) {
+                image_rows.extend_from_slice(image_row);
+                image_places.push((tokens.len() + i) as i64);
+            }
             let first_output = row.tokens.len() - row.n_logits;
             for (i, &token) in row.tokens.iter().enumerate() {
                 let position = n_past + i;
@@ -205,6 +237,10 @@ impl InputValues {
         }
         if let Some(id) = ids.attn_scale {
             ready.set(id, &self.attn_scale);
+        }
+        if let Some(image) = ids.image {
+            ready.set(image.rows, &self.image_rows);
+            ready.set(image.places, &self.image_places);
         }
     }
 }

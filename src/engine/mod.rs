@@ -9,6 +9,7 @@
 
 mod forward;
 mod generate;
+mod images;
 mod machine;
 mod prompt;
 mod sampler;
@@ -20,19 +21,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use forward::BatchRow;
 pub use generate::{End, Generation};
 pub use machine::{default_n_threads, memory_available};
-pub use prompt::{ImageSpan, Prompt};
+pub use prompt::{ImageMark, ImageRows, ImageSpan, Prompt};
 pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};
 
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
-    CellPool, Hparams, KvCache, ModelError, Placement, TextGraph, TextShape, Warning, Weights,
-    YarnPolicy, kv_bytes_per_token, validate,
+    CellPool, Hparams, KvCache, ModelError, Placement, Projector, TextGraph, TextShape, Warning,
+    Weights, YarnPolicy, check_mmproj, expected_vision_tensors, kv_bytes_per_token, validate,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 use forward::Runtime;
+use images::Vision;
 
 /// Most tokens in one forward pass; longer prompts go in chunks.
 pub const N_BATCH: usize = 512;
@@ -78,6 +80,11 @@ pub enum Error {
         "the model computed no finite number; `gust inspect --check-tensors` looks for broken weights"
     )]
     NotFinite,
+    /// A picture for a model that reads text only.
+    #[error(
+        "this model cannot see pictures: it has no vision tower; pass its projector file with --mmproj"
+    )]
+    NoVision,
     /// The caller stopped the work.
     #[error("cancelled")]
     Cancelled,
@@ -107,6 +114,7 @@ pub struct Engine {
     warnings: Vec<Warning>,
     tokenizer: Tokenizer,
     weights: Weights,
+    vision: Option<Vision>,
     cache_types: [DType; 2],
     n_threads: u32,
     n_ctx: usize,
@@ -117,14 +125,18 @@ pub struct Engine {
 
 impl Engine {
     /// Opens a model on the CPU; `progress` is told the bytes in place and the bytes in all.
+    ///
+    /// The vision tower is that of `mmproj`, or else the one in `gguf` itself, if it has one.
     pub fn open(
         gguf: impl Into<Arc<Gguf>>,
+        mmproj: Option<Gguf>,
         options: &EngineOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Arc<Self>, Error> {
         let gguf = gguf.into();
-        let (hparams, warnings) = validate(&gguf, options.yarn)?;
+        let (hparams, mut warnings) = validate(&gguf, options.yarn)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let tower = tower(&gguf, mmproj, &hparams, &mut warnings)?;
         let default = default_cache_type(&gguf);
         let cache_types = options.cache_types.map(|dtype| dtype.unwrap_or(default));
         check_cache_types(&hparams, cache_types)?;
@@ -134,28 +146,51 @@ impl Engine {
         let free = memory_available();
         let [type_k, type_v] = cache_types.map(tensor_type);
         let per_token = kv_bytes_per_token(&hparams, type_k, type_v);
+        let vision_bytes = tower.as_ref().map_or(0, Tower::n_bytes);
+        let file_bytes = gguf.n_bytes() + vision_bytes; // in one file the tower counts twice, which is safe
         let n_ctx = match options.n_ctx {
             Some(n_ctx) => check_n_ctx(n_ctx.into(), per_token, free)?,
-            None => largest_n_ctx(&hparams, per_token, free.saturating_sub(gguf.n_bytes())),
+            None => largest_n_ctx(&hparams, per_token, free.saturating_sub(file_bytes)),
         };
         let kv_bytes = per_token * n_ctx;
         let placement = Placement {
             device,
             repack_budget: match options.repack {
-                true => free.saturating_sub(kv_bytes + MEMORY_MARGIN),
+                true => free.saturating_sub(kv_bytes + vision_bytes + MEMORY_MARGIN),
                 false => 0,
             },
-            touch: gguf.n_bytes() < free,
+            touch: file_bytes < free,
             n_threads: n_threads as usize,
         };
-        let weights = Weights::load(&gguf, &hparams, placement, progress)?;
+        let mut n_text = 0;
+        let weights = Weights::load(&gguf, &hparams, placement, &mut |done, total| {
+            n_text = total;
+            progress(done, total);
+        })?;
+        let vision = match tower {
+            None => None,
+            Some(Tower { gguf, projector }) => {
+                // Pictures come in batches of hundreds of patches, which gain nothing from copies.
+                let placement = Placement { repack_budget: 0, ..placement };
+                Some(Vision::load(&gguf, projector, placement, n_threads, &mut |done, total| {
+                    progress(n_text + done, n_text + total);
+                })?)
+            }
+        };
         let kv = KvCache::new(&hparams, n_ctx as usize, cache_types, device)?;
         let backend = Backend::new(device, n_threads)?;
         let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
-        let worst = TextShape { n_tokens: N_BATCH, n_kv: n_ctx as usize, n_outputs: 1 };
+        let worst = TextShape {
+            n_tokens: N_BATCH,
+            n_kv: n_ctx as usize,
+            n_outputs: 1,
+            n_image_rows: if vision.is_some() { N_BATCH } else { 0 },
+        };
         sched.reserve(TextGraph::build(&hparams, &weights, &kv, worst).graph)?;
+        let mut cancel = sched.cancel_flags();
+        cancel.extend(vision.iter().flat_map(Vision::cancel_flags));
         Ok(Arc::new(Engine {
-            cancel: sched.cancel_flags(),
+            cancel,
             cells: Mutex::new(CellPool::new(kv.n_cells())),
             runtime: Mutex::new(Runtime::new(sched, kv)),
             gguf,
@@ -163,6 +198,7 @@ impl Engine {
             warnings,
             tokenizer,
             weights,
+            vision,
             cache_types,
             n_threads,
             n_ctx: n_ctx as usize,
@@ -231,6 +267,40 @@ impl Engine {
     fn cells(&self) -> MutexGuard<'_, CellPool> {
         self.cells.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// A vision tower that belongs to the model, and the file that it lies in.
+struct Tower {
+    gguf: Arc<Gguf>,
+    projector: Projector,
+}
+
+impl Tower {
+    /// Bytes of the weights and of the largest picture's way through them.
+    fn n_bytes(&self) -> u64 {
+        let expected = expected_vision_tensors(&self.projector);
+        let tensors = expected.iter().filter_map(|tensor| self.gguf.tensor(&tensor.name));
+        tensors.map(|tensor| tensor.n_bytes).sum::<u64>() + self.projector.working_bytes()
+    }
+}
+
+/// The tower of `mmproj`, or else of the model's own file.
+fn tower(
+    gguf: &Arc<Gguf>,
+    mmproj: Option<Gguf>,
+    hparams: &Hparams,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Tower>, ModelError> {
+    let gguf = match mmproj {
+        Some(mmproj) => {
+            warnings.extend_from_slice(mmproj.warnings());
+            Arc::new(mmproj)
+        }
+        None if Projector::is_inside(gguf) => gguf.clone(),
+        None => return Ok(None),
+    };
+    let projector = check_mmproj(&gguf, hparams)?;
+    Ok(Some(Tower { gguf, projector }))
 }
 
 fn default_cache_type(gguf: &Gguf) -> DType {

@@ -1,9 +1,10 @@
 //! What a timeline is to hold: tokens, and the pictures that some of them stand for.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::tokenizer::TokenId;
-use crate::vision::{Grid, Image};
+use crate::vision::{Grid, Image, ImageHash};
 
 /// Token ids, starting with `<s>`, and pictures in their midst.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,6 +13,13 @@ pub struct Prompt {
     pub tokens: Vec<TokenId>,
     /// The pictures, in the order of their tokens.
     pub images: Vec<ImageSpan>,
+}
+
+impl From<&[TokenId]> for Prompt {
+    /// A prompt without pictures.
+    fn from(tokens: &[TokenId]) -> Self {
+        Prompt { tokens: tokens.to_vec(), images: Vec::new() }
+    }
 }
 
 /// A picture's place in a prompt.
@@ -23,4 +31,67 @@ pub struct ImageSpan {
     pub grid: Grid,
     /// The picture.
     pub image: Arc<Image>,
+}
+
+impl ImageSpan {
+    /// What a timeline remembers of it.
+    pub(super) fn mark(&self) -> ImageMark {
+        ImageMark { start: self.start, grid: self.grid, hash: self.image.hash() }
+    }
+}
+
+/// Which picture lies where in a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageMark {
+    /// Index of its first token.
+    pub start: usize,
+    /// How its tokens lie.
+    pub grid: Grid,
+    /// The picture.
+    pub hash: ImageHash,
+}
+
+impl ImageMark {
+    /// Which of the picture's rows takes the place of the token at `position`; none at the end of a row
+    /// of the grid and outside of the picture.
+    pub(super) fn row_at(&self, position: usize) -> Option<usize> {
+        let offset = position.checked_sub(self.start)?;
+        let cols = self.grid.cols as usize;
+        let (row, col) = (offset / (cols + 1), offset % (cols + 1));
+        (row < self.grid.rows as usize && col < cols).then_some(row * cols + col)
+    }
+
+    /// Whether a row of the picture takes the place of a token of `range`.
+    pub(super) fn has_rows_in(&self, range: &Range<usize>) -> bool {
+        let end = self.start + self.grid.n_tokens();
+        // At most one token in two ends a row.
+        (range.start.max(self.start)..range.end.min(end)).take(2).any(|i| self.row_at(i).is_some())
+    }
+}
+
+/// A picture and the rows that the vision tower made of it.
+#[derive(Debug, Clone)]
+pub struct ImageRows {
+    /// Where it lies.
+    pub mark: ImageMark,
+    /// `[n_embd]` for each piece, row by row.
+    pub rows: Arc<[f32]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_but_the_rows_ends_stands_for_a_piece() {
+        let grid = Grid { cols: 3, rows: 2 };
+        let mark = ImageMark { start: 5, grid, hash: ImageHash([0; 32]) };
+        let rows: Vec<Option<usize>> = (4..14).map(|i| mark.row_at(i)).collect();
+        let [end, break_] = [None; 2];
+        let pieces = [Some(0), Some(1), Some(2), break_, Some(3), Some(4), Some(5), end];
+        assert_eq!(rows, [&[None], &pieces[..], &[None]].concat());
+        assert!(mark.has_rows_in(&(0..6)) && mark.has_rows_in(&(8..10)));
+        assert!(!mark.has_rows_in(&(0..5)) && !mark.has_rows_in(&(8..9)));
+        assert!(!mark.has_rows_in(&(12..20)));
+    }
 }

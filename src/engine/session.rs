@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::Cells;
 use crate::tokenizer::TokenId;
 
-use super::{BatchRow, Engine, Error, N_BATCH};
+use super::{BatchRow, Engine, Error, ImageMark, ImageRows, N_BATCH, Prompt};
 
 /// A timeline: tokens whose K and V lie in the engine's cache.
 ///
@@ -15,6 +15,8 @@ use super::{BatchRow, Engine, Error, N_BATCH};
 pub struct Session {
     engine: Arc<Engine>,
     pub(super) tokens: Vec<TokenId>,
+    /// Pictures that at least begin among the tokens.
+    pub(super) images: Vec<ImageMark>,
     pub(super) cells: Cells,
 }
 
@@ -30,7 +32,12 @@ pub struct SyncStats {
 impl Session {
     /// An empty timeline.
     pub fn new(engine: &Arc<Engine>) -> Self {
-        Session { engine: engine.clone(), tokens: Vec::new(), cells: Cells::default() }
+        Session {
+            engine: engine.clone(),
+            tokens: Vec::new(),
+            images: Vec::new(),
+            cells: Cells::default(),
+        }
     }
 
     /// The model it runs on.
@@ -56,6 +63,7 @@ impl Session {
     /// Forgets all but the first `n` tokens.
     pub fn rewind(&mut self, n: usize) {
         self.tokens.truncate(n);
+        self.images.retain(|image| image.start < n);
         self.engine.cells().truncate(&mut self.cells, n);
     }
 
@@ -63,49 +71,88 @@ impl Session {
     pub fn fork(&self, n: usize) -> Session {
         let n = n.min(self.tokens.len());
         let cells = self.engine.cells().share(&self.cells, n);
-        Session { engine: self.engine.clone(), tokens: self.tokens[..n].to_vec(), cells }
+        let images = self.images.iter().copied().filter(|image| image.start < n).collect();
+        Session { engine: self.engine.clone(), tokens: self.tokens[..n].to_vec(), images, cells }
     }
 
     /// Makes the timeline equal to `prompt` and puts the logits after its last token into `logits`.
     ///
-    /// The common prefix is kept, the rest runs in chunks. `progress` is told how many of the prompt's
-    /// tokens are in place and may break off: what has been computed stays, and the error is
-    /// [`Error::Cancelled`].
+    /// The common prefix is kept, the rest runs in chunks, each picture right before its first tokens.
+    /// `progress` is told how much of how much is done, where a token counts one and a picture that must
+    /// be looked at counts its tokens once more. It may break off: what has been computed stays, and the
+    /// error is [`Error::Cancelled`].
     pub fn sync(
         &mut self,
-        prompt: &[TokenId],
+        prompt: &Prompt,
         logits: &mut Vec<f32>,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<SyncStats, Error> {
-        assert!(!prompt.is_empty(), "a prompt has at least one token");
-        let n_ctx = self.engine.n_ctx();
-        if prompt.len() > n_ctx {
-            return Err(Error::ContextFull { n_tokens: prompt.len(), n_ctx });
-        }
-        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        // The last token runs in any case: its logits are wanted.
-        let n_reused = common.min(prompt.len() - 1);
-        self.rewind(n_reused);
+        let tokens = &prompt.tokens;
+        assert!(!tokens.is_empty(), "a prompt has at least one token");
         let engine = self.engine.clone();
-        let mut chunks = prompt[n_reused..].chunks(N_BATCH).peekable();
-        while let Some(chunk) = chunks.next() {
-            if progress(self.tokens.len(), prompt.len()).is_break() {
+        let n_ctx = engine.n_ctx();
+        if tokens.len() > n_ctx {
+            return Err(Error::ContextFull { n_tokens: tokens.len(), n_ctx });
+        }
+        // The last token runs in any case: its logits are wanted.
+        let n_reused = self.n_common(prompt).min(tokens.len() - 1);
+        self.rewind(n_reused);
+        let is_new = |mark: &ImageMark| mark.has_rows_in(&(n_reused..tokens.len()));
+        let new = prompt.images.iter().filter(|span| is_new(&span.mark()));
+        let n_total = tokens.len() + new.map(|span| span.grid.n_tokens()).sum::<usize>();
+        let mut n_looked_at = 0;
+        let mut images: Vec<ImageRows> = Vec::new();
+        for start in (n_reused..tokens.len()).step_by(N_BATCH) {
+            if progress(start + n_looked_at, n_total).is_break() {
                 return Err(Error::Cancelled);
             }
-            let n_logits = usize::from(chunks.peek().is_none());
+            let range = start..tokens.len().min(start + N_BATCH);
+            images.retain(|image| image.mark.has_rows_in(&range));
+            for span in prompt.images.iter().filter(|span| span.mark().has_rows_in(&range)) {
+                let mark = span.mark();
+                if images.iter().any(|image| image.mark == mark) {
+                    continue;
+                }
+                let (n, n_done) = (span.grid.n_tokens(), start + n_looked_at);
+                let rows = engine.image_rows(&span.image, span.grid, &mut |stage, n_stages| {
+                    progress(n_done + n * stage / n_stages, n_total)
+                })?;
+                // What was begun in an earlier chunk was counted there, unless it was reused.
+                n_looked_at += n;
+                images.push(ImageRows { mark, rows });
+            }
+            let n_logits = usize::from(range.end == tokens.len());
             logits.clear();
-            let row = BatchRow { session: self, tokens: chunk, n_logits };
+            let row = BatchRow { session: self, tokens: &tokens[range], images: &images, n_logits };
             engine.forward(&mut [row], logits)?;
         }
-        let _ = progress(prompt.len(), prompt.len());
-        Ok(SyncStats { n_reused, n_evaluated: prompt.len() - n_reused })
+        let _ = progress(n_total, n_total);
+        Ok(SyncStats { n_reused, n_evaluated: tokens.len() - n_reused })
+    }
+
+    /// Tokens that the timeline and the prompt have in common; those of a picture are the same only if
+    /// the picture is.
+    fn n_common(&self, prompt: &Prompt) -> usize {
+        let tokens = self.tokens.iter().zip(&prompt.tokens).take_while(|(a, b)| a == b).count();
+        let mut theirs = prompt.images.iter().map(super::ImageSpan::mark);
+        let mut ours = self.images.iter().copied();
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => return tokens,
+                (a, b) if a == b => {}
+                (a, b) => {
+                    let starts = a.iter().chain(&b).map(|mark| mark.start);
+                    return starts.min().map_or(tokens, |start| start.min(tokens));
+                }
+            }
+        }
     }
 
     /// Appends one token and puts the logits after it into `logits`.
     pub fn step(&mut self, token: TokenId, logits: &mut Vec<f32>) -> Result<(), Error> {
         logits.clear();
         let engine = self.engine.clone();
-        let row = BatchRow { session: self, tokens: &[token], n_logits: 1 };
+        let row = BatchRow { session: self, tokens: &[token], images: &[], n_logits: 1 };
         engine.forward(&mut [row], logits)
     }
 }

@@ -135,6 +135,22 @@ impl Device {
         }
     }
 
+    /// Whether attention without a score matrix runs on this device, for heads of `n_embd_head`
+    /// elements and keys and values of type `kv`.
+    pub fn supports_flash_attn(self, n_embd_head: i64, kv: DType) -> bool {
+        let arena = super::graph::Arena::new(8 * 1024);
+        let q = arena.tensor(DType::F32, &[n_embd_head, 256, 2]);
+        let [k, v] = [(); 2].map(|()| arena.tensor(kv, &[n_embd_head, 256, 2]));
+        let (q, k, v) = (q.ptr.as_ptr(), k.ptr.as_ptr(), v.ptr.as_ptr());
+        // SAFETY: all tensors live in the arena; the question only reads their headers.
+        unsafe {
+            let none = std::ptr::null_mut();
+            let mixed = sys::ggml_flash_attn_ext(arena.ptr(), q, k, v, none, 1.0, 0.0, 0.0);
+            sys::ggml_prec_set_acc(mixed, sys::GGML_PREC_F32);
+            sys::ggml_backend_dev_supports_op(self.ptr(), mixed)
+        }
+    }
+
     /// Whether host memory can be used in place, without a copy.
     pub fn maps_host_memory(self) -> bool {
         let mut props = sys::ggml_backend_dev_props::default();

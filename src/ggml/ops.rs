@@ -149,28 +149,33 @@ impl<'g> GraphBuilder<'g> {
     /// softmax(scale · QKᵀ + mask) V without the score matrix in memory.
     ///
     /// `q` `[d_k, n, n_head]`, `k` `[d_k, n_kv, n_head_kv]`, `v` `[d_v, n_kv, n_head_kv]`, `mask` F16
-    /// `[n_kv, n]`; gives `[d_v, n_head, n]`. Accumulates in f32 on every backend.
+    /// `[n_kv, n]`, without which everything sees everything; gives `[d_v, n_head, n]`. Accumulates in
+    /// f32 on every backend.
     #[track_caller]
     pub fn flash_attn(
         &self,
         q: Tensor<'g>,
         k: Tensor<'g>,
         v: Tensor<'g>,
-        mask: Tensor<'g>,
+        mask: Option<Tensor<'g>>,
         scale: f32,
     ) -> Tensor<'g> {
-        let (nq, nk, nv, nm) = (q.ne(), k.ne(), v.ne(), mask.ne());
+        let (nq, nk, nv) = (q.ne(), k.ne(), v.ne());
         check(nq[0] == nk[0] && nq[2] % nk[2] == 0, "flash_attn", q, k);
         check(nk[1] == nv[1] && nk[2] == nv[2], "flash_attn", k, v);
-        let mask_fits = mask.dtype() == DType::F16 && nm[0] == nk[1] && nm[1] >= nq[1];
-        check(mask_fits && mask.is_contiguous(), "flash_attn", q, mask);
+        let mask = mask.map_or(std::ptr::null_mut(), |mask| {
+            let nm = mask.ne();
+            let fits = mask.dtype() == DType::F16 && nm[0] == nk[1] && nm[1] >= nq[1];
+            check(fits && mask.is_contiguous(), "flash_attn", q, mask);
+            mask.ptr.as_ptr()
+        });
         Tensor::new(unsafe {
             let out = sys::ggml_flash_attn_ext(
                 self.ctx(),
                 q.ptr.as_ptr(),
                 k.ptr.as_ptr(),
                 v.ptr.as_ptr(),
-                mask.ptr.as_ptr(),
+                mask,
                 scale,
                 0.0,
                 0.0,
@@ -210,5 +215,77 @@ impl<'g> GraphBuilder<'g> {
     /// Swaps the second and third dimension, without moving an element.
     pub fn swap_12(&self, x: Tensor<'g>) -> Tensor<'g> {
         Tensor::new(unsafe { sys::ggml_permute(self.ctx(), x.ptr.as_ptr(), 0, 2, 1, 3) })
+    }
+
+    /// x · Φ(x), the GELU that is defined by the error function.
+    #[track_caller]
+    pub fn gelu_erf(&self, x: Tensor<'g>) -> Tensor<'g> {
+        assert!(x.dtype() == DType::F32 && x.is_contiguous(), "gelu_erf: {x:?}");
+        Tensor::new(unsafe { sys::ggml_gelu_erf(self.ctx(), x.ptr.as_ptr()) })
+    }
+
+    /// `a` and `b` side by side in the first dimension; the other dimensions agree.
+    #[track_caller]
+    pub fn concat(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+        check(a.ne()[1..] == b.ne()[1..] && a.dtype() == b.dtype(), "concat", a, b);
+        Tensor::new(unsafe { sys::ggml_concat(self.ctx(), a.ptr.as_ptr(), b.ptr.as_ptr(), 0) })
+    }
+
+    /// F32 `x` with zeros after it in the first dimension, so that it has `n` elements there.
+    #[track_caller]
+    pub fn pad(&self, x: Tensor<'g>, n: i64) -> Tensor<'g> {
+        let more = n - x.ne()[0];
+        assert!(x.dtype() == DType::F32 && more >= 0, "pad: {x:?} to {n}");
+        Tensor::new(unsafe { sys::ggml_pad(self.ctx(), x.ptr.as_ptr(), more as i32, 0, 0, 0) })
+    }
+
+    /// The same numbers as another float type.
+    #[track_caller]
+    pub fn cast(&self, x: Tensor<'g>, dtype: DType) -> Tensor<'g> {
+        let is_float = |t: DType| [DType::F32, DType::F16, DType::BF16].contains(&t);
+        assert!(is_float(x.dtype()) && is_float(dtype), "cast: {x:?} to {dtype:?}");
+        Tensor::new(unsafe { sys::ggml_cast(self.ctx(), x.ptr.as_ptr(), dtype.0) })
+    }
+
+    /// The elements of `x` in one run, in the order of its dimensions.
+    pub fn cont(&self, x: Tensor<'g>) -> Tensor<'g> {
+        Tensor::new(unsafe { sys::ggml_cont(self.ctx(), x.ptr.as_ptr()) })
+    }
+
+    /// Writes the elements of `from` over those of `to`, which has as many.
+    #[track_caller]
+    pub fn copy_into(&self, from: Tensor<'g>, to: Tensor<'g>) -> Tensor<'g> {
+        check(from.ne() == to.ne() && from.dtype() == to.dtype(), "copy_into", from, to);
+        Tensor::new(unsafe { sys::ggml_cpy(self.ctx(), from.ptr.as_ptr(), to.ptr.as_ptr()) })
+    }
+
+    /// Rows `rows` of `x` `[n, n_rows]`, without moving an element.
+    #[track_caller]
+    pub fn view_rows(&self, x: Tensor<'g>, rows: std::ops::Range<usize>) -> Tensor<'g> {
+        let fits = rows.start < rows.end && rows.end as i64 <= x.ne()[1] && x.ne()[2] == 1;
+        assert!(fits, "view_rows: {rows:?} of {x:?}");
+        let [n, ..] = x.ne();
+        let [_, stride, ..] = x.nb();
+        let start = rows.start * stride;
+        Tensor::new(unsafe {
+            sys::ggml_view_2d(self.ctx(), x.ptr.as_ptr(), n, rows.len() as i64, stride, start)
+        })
+    }
+
+    /// Elements `part` of each head of `x` `[n_embd_head, n_head, n]`, without moving an element.
+    #[track_caller]
+    pub fn view_part(&self, x: Tensor<'g>, part: std::ops::Range<i64>) -> Tensor<'g> {
+        let fits = 0 <= part.start && part.start < part.end && part.end <= x.ne()[0];
+        assert!(fits && x.dtype().block_size() == 1, "view_part: {part:?} of {x:?}");
+        let ([_, n_head, n, _], nb) = (x.ne(), x.nb());
+        let (len, start) = (part.end - part.start, x.dtype().row_size(part.start));
+        Tensor::new(unsafe {
+            sys::ggml_view_3d(self.ctx(), x.ptr.as_ptr(), len, n_head, n, nb[1], nb[2], start)
+        })
+    }
+
+    /// Swaps the first and second dimension, without moving an element.
+    pub fn swap_01(&self, x: Tensor<'g>) -> Tensor<'g> {
+        Tensor::new(unsafe { sys::ggml_permute(self.ctx(), x.ptr.as_ptr(), 1, 0, 2, 3) })
     }
 }

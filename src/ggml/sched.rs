@@ -11,6 +11,7 @@ use super::{Backend, CancelFlag, DType, Element, GgmlError, Graph, InputId, Outp
 pub struct Scheduler {
     ptr: NonNull<sys::ggml_backend_sched>,
     backends: Vec<Backend>,
+    n_nodes: usize,
     /// Id of the graph whose tensors point into the working memory; 0 for none.
     current: u64,
 }
@@ -23,20 +24,15 @@ impl Scheduler {
     /// last must be the CPU.
     pub fn new(backends: Vec<Backend>, n_nodes: usize) -> Self {
         assert!(backends.last().is_some_and(|b| b.device().is_cpu()), "the CPU comes last");
-        let mut pointers: Vec<_> = backends.iter().map(|b| b.ptr.as_ptr()).collect();
-        // SAFETY: the backends live as long as the scheduler; NULL takes their default memory.
-        let ptr = unsafe {
-            sys::ggml_backend_sched_new(
-                pointers.as_mut_ptr(),
-                std::ptr::null_mut(),
-                pointers.len() as i32,
-                n_nodes,
-                false,
-                true,
-            )
-        };
-        let ptr = NonNull::new(ptr).expect("the scheduler's own tables can be allocated");
-        Scheduler { ptr, backends, current: 0 }
+        Scheduler { ptr: new_sched(&backends, n_nodes), backends, n_nodes, current: 0 }
+    }
+
+    /// Gives the working memory back; the next graph takes what it needs anew.
+    pub fn release(&mut self) {
+        let ptr = std::mem::replace(&mut self.ptr, new_sched(&self.backends, self.n_nodes));
+        self.current = 0;
+        // SAFETY: the old scheduler is ours, and `current` has forgotten its graph.
+        unsafe { sys::ggml_backend_sched_free(ptr.as_ptr()) };
     }
 
     /// Flags that stop a running computation, one a backend.
@@ -85,6 +81,22 @@ impl Scheduler {
         }
         Ok(Ready { sched: self, graph })
     }
+}
+
+fn new_sched(backends: &[Backend], n_nodes: usize) -> NonNull<sys::ggml_backend_sched> {
+    let mut pointers: Vec<_> = backends.iter().map(|b| b.ptr.as_ptr()).collect();
+    // SAFETY: the backends live as long as the scheduler; NULL takes their default memory.
+    let ptr = unsafe {
+        sys::ggml_backend_sched_new(
+            pointers.as_mut_ptr(),
+            std::ptr::null_mut(),
+            pointers.len() as i32,
+            n_nodes,
+            false,
+            true,
+        )
+    };
+    NonNull::new(ptr).expect("the scheduler's own tables can be allocated")
 }
 
 impl Drop for Scheduler {

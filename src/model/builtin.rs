@@ -1,7 +1,7 @@
-//! The tiny model that is compiled into the program.
+//! The tiny model that is compiled into the program, and its vision tower.
 //!
-//! It lets every command run without a download, and tests without a file. It is an ordinary GGUF
-//! file from `models/tiny`, read by the same code as any other.
+//! They let every command run without a download, and tests without a file. They are ordinary GGUF
+//! files from `models/tiny`, read by the same code as any other.
 
 use crate::gguf::Gguf;
 
@@ -14,15 +14,24 @@ struct Aligned<T: ?Sized>(T);
 
 static TINY: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/tiny/tiny-Q8_0.gguf"));
 
+static TINY_MMPROJ: &Aligned<[u8]> =
+    &Aligned(*include_bytes!("../../models/tiny/mmproj-tiny-bf16.gguf"));
+
 /// The built-in model.
 pub fn builtin() -> Gguf {
     Gguf::from_static(NAME, &TINY.0).expect("the built-in model is a valid file: a test opens it")
 }
 
+/// The built-in model's vision tower and projector.
+pub fn builtin_mmproj() -> Gguf {
+    Gguf::from_static("built-in tiny mmproj", &TINY_MMPROJ.0)
+        .expect("the built-in projector is a valid file: a test opens it")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Architecture, YarnPolicy, validate};
+    use crate::model::{Architecture, YarnPolicy, check_mmproj, validate};
 
     #[test]
     fn the_builtin_model_is_valid_and_aligned() {
@@ -31,5 +40,8 @@ mod tests {
         assert_eq!((hparams.arch, hparams.n_layer), (Architecture::Mistral3, 4));
         assert_eq!(warnings, []);
         assert_eq!(gguf.parts()[0].bytes().as_ptr() as usize % 4096, 0);
+        let mmproj = builtin_mmproj();
+        check_mmproj(&mmproj, &hparams).unwrap();
+        assert_eq!(mmproj.parts()[0].bytes().as_ptr() as usize % 4096, 0);
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod hparams;
 mod keys;
 mod kv_cache;
+mod loader;
 mod memory;
 mod metadata;
 mod mix;
@@ -17,25 +18,32 @@ mod projector;
 mod rope;
 mod spec;
 mod text_graph;
+mod vision_graph;
+mod vision_spec;
+mod vision_weights;
 mod vocab;
 mod weights;
 
-pub use builtin::builtin;
+pub use builtin::{builtin, builtin_mmproj};
 pub use error::ModelError;
 pub use hparams::{Hparams, YarnPolicy};
 pub use kv_cache::{CellPool, Cells, KvCache};
+pub use loader::{Linear, Placement};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
 pub use metadata::metadata_of;
 pub use mix::{MIXES, Mix};
-pub use projector::Projector;
+pub use projector::{Activation, Projector};
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{
     Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors,
     expected_tensors, medium_3_5,
 };
-pub use text_graph::{TextGraph, TextInputs, TextShape};
+pub use text_graph::{ImageInputs, TextGraph, TextInputs, TextShape};
+pub use vision_graph::{VisionGraph, VisionStage, VisionState, lay_out};
+pub use vision_spec::{check_mmproj, check_vision_tensors, expected_vision_tensors};
+pub use vision_weights::{VisionLayer, VisionWeights};
 pub use vocab::check_vocab;
-pub use weights::{Layer, Linear, Placement, Weights};
+pub use weights::{Layer, Weights};
 
 use crate::gguf::Gguf;
 pub use crate::gguf::Warning;

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use super::error::{ModelError, quoted};
 use super::hparams::Hparams;
 use super::parts::check_parts;
+use super::projector::Projector;
 use super::rope::{Rope, RopeScaling};
 use crate::gguf::{Gguf, Label, TensorInfo, TensorType, Warning, shape};
 
@@ -219,14 +220,14 @@ pub fn expected_tensors(hparams: &Hparams) -> Vec<ExpectedTensor> {
 }
 
 #[derive(Default)]
-struct Table(Vec<ExpectedTensor>);
+pub(super) struct Table(pub(super) Vec<ExpectedTensor>);
 
 impl Table {
-    fn push(&mut self, name: String, dims: Vec<u64>, class: TypeClass, required: bool) {
+    pub(super) fn push(&mut self, name: String, dims: Vec<u64>, class: TypeClass, required: bool) {
         self.0.push(ExpectedTensor { name, dims, class, required });
     }
 
-    fn vector(&mut self, name: &str, n: u64, required: bool) {
+    pub(super) fn vector(&mut self, name: &str, n: u64, required: bool) {
         self.push(name.to_owned(), vec![n], TypeClass::F32, required);
     }
 
@@ -262,15 +263,17 @@ pub fn check_tensors(gguf: &Gguf, hparams: &Hparams) -> Result<Vec<Warning>, Mod
         return Err(ModelError::Tensors { label: gguf.label().clone(), faults });
     }
     let text = format!("{}: {n_vision} vision tensors are not used; pass --mmproj", gguf.label());
-    Ok(if n_vision > 0 { vec![Warning(text)] } else { Vec::new() })
+    // Without the projector's keys no one knows how the tensors go together; Ollama names them otherwise.
+    let is_unused = n_vision > 0 && !Projector::is_inside(gguf);
+    Ok(if is_unused { vec![Warning(text)] } else { Vec::new() })
 }
 
-/// Ollama puts the image projector into the model's file.
-fn is_vision(name: &str) -> bool {
+/// Whether a tensor in a model's file belongs to an image projector.
+pub(super) fn is_vision(name: &str) -> bool {
     name.starts_with("v.") || name.starts_with("mm.")
 }
 
-fn place(gguf: &Gguf, tensor: &TensorInfo) -> String {
+pub(super) fn place(gguf: &Gguf, tensor: &TensorInfo) -> String {
     let name = quoted(&tensor.name);
     match gguf.parts()[tensor.part].label() {
         Label { part: Some((k, n)), .. } => format!("tensor {name} (part {k}/{n})"),
@@ -279,7 +282,7 @@ fn place(gguf: &Gguf, tensor: &TensorInfo) -> String {
 }
 
 /// What is wrong with the tensor that should be `expected`.
-fn fault(gguf: &Gguf, expected: &ExpectedTensor) -> Option<String> {
+pub(super) fn fault(gguf: &Gguf, expected: &ExpectedTensor) -> Option<String> {
     let Some(tensor) = gguf.tensor(&expected.name) else {
         let shape = shape(&expected.dims);
         let missing = || format!("tensor {}: missing; expected {shape}", quoted(&expected.name));

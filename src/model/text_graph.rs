@@ -6,7 +6,8 @@
 
 use crate::ggml::{Graph, GraphBuilder, InputId, OutputId, Rope, Tensor};
 
-use super::weights::{Layer, Linear};
+use super::loader::Linear;
+use super::weights::Layer;
 use super::{Hparams, KvCache, RopeScaling, Weights};
 
 /// What one graph is made for; a batch of the same shape runs on the same graph.
@@ -18,6 +19,8 @@ pub struct TextShape {
     pub n_kv: usize,
     /// Tokens whose logits are wanted; 0 only fills the cache.
     pub n_outputs: usize,
+    /// Tokens that stand for a piece of a picture.
+    pub n_image_rows: usize,
 }
 
 /// The recorded transformer and its inputs.
@@ -48,14 +51,22 @@ pub struct TextInputs {
     pub outputs: Option<InputId>,
     /// F32 `[1, 1, n]`, factor on q by position; models with attention temperature only.
     pub attn_scale: Option<InputId>,
+    /// Pieces of pictures, if any.
+    pub image: Option<ImageInputs>,
+}
+
+/// What takes the place of token embeddings where a batch has pictures.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageInputs {
+    /// F32 `[n_embd, n_image_rows]`, as the vision tower projects them.
+    pub rows: InputId,
+    /// I64 `[n_image_rows]`, the token whose embedding each row replaces.
+    pub places: InputId,
 }
 
 /// Tensors per layer, generously: at most 27 operations, and for each of 7 matrices a scale and a bias
 /// with an operation each, and the 25 stored tensors that these read, all of which ggml counts.
 const NODES_PER_LAYER: usize = 128;
-
-/// Batches up to this many rows multiply with a weight's packed copy, where there is one.
-const PACKED_ROWS: i64 = 16;
 
 impl TextGraph {
     /// Operations that the scheduler must have room for.
@@ -87,6 +98,7 @@ struct Recorder<'a, 'g> {
     outputs: Option<Tensor<'g>>,
     attn_scale: Option<Tensor<'g>>,
     rope_freqs: Option<Tensor<'g>>,
+    image: Option<[Tensor<'g>; 2]>,
 }
 
 impl<'a, 'g> Recorder<'a, 'g> {
@@ -106,6 +118,12 @@ impl<'a, 'g> Recorder<'a, 'g> {
             (shape.n_outputs > 0).then(|| g.input::<i32>("inp_out_ids", &[shape.n_outputs as i64]));
         let attn_scale =
             hparams.attn_temperature.map(|_| g.input::<f32>("inp_attn_scale", &[1, 1, n]));
+        let image = (shape.n_image_rows > 0).then(|| {
+            let n = shape.n_image_rows as i64;
+            let (rows, rows_tensor) = g.input::<f32>("inp_image", &[hparams.n_embd.into(), n]);
+            let (places, places_tensor) = g.input::<i64>("inp_image_places", &[n]);
+            (ImageInputs { rows, places }, [rows_tensor, places_tensor])
+        });
         let inputs = TextInputs {
             tokens: tokens_id,
             positions: positions_id,
@@ -113,6 +131,7 @@ impl<'a, 'g> Recorder<'a, 'g> {
             mask: mask_id,
             outputs: outputs.map(|(id, _)| id),
             attn_scale: attn_scale.map(|(id, _)| id),
+            image: image.map(|(ids, _)| ids),
         };
         Recorder {
             g,
@@ -129,6 +148,7 @@ impl<'a, 'g> Recorder<'a, 'g> {
             outputs: outputs.map(|(_, tensor)| tensor),
             attn_scale: attn_scale.map(|(_, tensor)| tensor),
             rope_freqs: weights.rope_freqs.map(|id| g.stored(&weights.store, id)),
+            image: image.map(|(_, tensors)| tensors),
         }
     }
 
@@ -137,6 +157,9 @@ impl<'a, 'g> Recorder<'a, 'g> {
         let n_layer = self.weights.layers.len();
         let embd = g.stored(&self.weights.store, self.weights.token_embd);
         let mut x = g.get_rows(embd, self.tokens).named("inp_embd"); // [n_embd, n]
+        if let Some([rows, places]) = self.image {
+            x = g.set_rows(x, rows, places);
+        }
         for (il, layer) in self.weights.layers.iter().enumerate() {
             let normed = self.norm(x, layer.attn_norm).named(format!("attn_norm-{il}"));
             let is_last = il + 1 == n_layer;
@@ -167,18 +190,8 @@ impl<'a, 'g> Recorder<'a, 'g> {
         self.g.mul(normed, self.g.stored(&self.weights.store, weight))
     }
 
-    /// W·x, times the weight's own scale and plus its bias, where the file has them.
     fn linear(&self, linear: &Linear, x: Tensor<'g>) -> Tensor<'g> {
-        let stored = |id| self.g.stored(&self.weights.store, id);
-        let packed = linear.packed.filter(|_| x.ne()[1] <= PACKED_ROWS);
-        let mut y = self.g.mul_mat(stored(packed.unwrap_or(linear.weight)), x);
-        if let Some(scale) = linear.scale {
-            y = self.g.mul(y, stored(scale));
-        }
-        if let Some(bias) = linear.bias {
-            y = self.g.add(y, stored(bias));
-        }
-        y
+        linear.apply(self.g, &self.weights.store, x)
     }
 
     fn rotate(&self, x: Tensor<'g>) -> Tensor<'g> {
@@ -219,7 +232,7 @@ impl<'a, 'g> Recorder<'a, 'g> {
         g.compute(q);
         let (k, v) = self.store_kv(x, layer, il);
         let scale = 1.0 / (d_k as f32).sqrt();
-        let mixed = g.flash_attn(g.swap_12(q), k, v, self.mask, scale); // [d_v, n_head, n]
+        let mixed = g.flash_attn(g.swap_12(q), k, v, Some(self.mask), scale); // [d_v, n_head, n]
         let mixed = g.reshape(mixed, &[d_v * n_head, n]).named(format!("kqv_out-{il}"));
         self.linear(&layer.attn_output, mixed)
     }

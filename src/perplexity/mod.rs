@@ -101,6 +101,7 @@ pub fn for_each_prediction<E: From<Error>>(
                 .map(|(session, window)| BatchRow {
                     session,
                     tokens: &window[start..end],
+                    images: &[],
                     n_logits,
                 })
                 .collect();

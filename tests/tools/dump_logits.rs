@@ -27,11 +27,11 @@ fn main() {
         yarn: YarnPolicy::Correct,
     };
     let gguf = Gguf::open(Path::new(model)).unwrap();
-    let engine = Engine::open(gguf, &options, &mut |_, _| {}).unwrap();
+    let engine = Engine::open(gguf, None, &options, &mut |_, _| {}).unwrap();
     let mut session = Session::new(&engine);
     let mut logits = Vec::new();
     for tokens in ids.chunks(batch.parse().unwrap()) {
-        let row = BatchRow { session: &mut session, tokens, n_logits: tokens.len() };
+        let row = BatchRow { session: &mut session, tokens, images: &[], n_logits: tokens.len() };
         engine.forward(&mut [row], &mut logits).unwrap();
     }
     let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();

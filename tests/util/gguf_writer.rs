@@ -203,6 +203,61 @@ impl Writer {
         writer
     }
 
+    /// The vision tower of one layer, 8 wide, that goes with the small model.
+    pub(crate) fn small_mmproj() -> Self {
+        let mut writer = Self::new();
+        writer.set("general.architecture", string("clip"));
+        writer.set("clip.has_vision_encoder", raw(&Value::Bool(true)));
+        writer.set("clip.projector_type", string("pixtral"));
+        writer.set("clip.use_silu", raw(&Value::Bool(true)));
+        for (key, value) in [
+            ("block_count", 1),
+            ("embedding_length", 8),
+            ("feed_forward_length", 16),
+            ("attention.head_count", 2),
+            ("projection_dim", 8),
+            ("image_size", 28),
+            ("patch_size", 14),
+            ("spatial_merge_size", 2),
+        ] {
+            writer.set(&format!("clip.vision.{key}"), u32(value));
+        }
+        let three = |x: f32| raw(&Value::Array(Array::F32(vec![x; 3])));
+        writer.set("clip.vision.attention.layer_norm_epsilon", f32(1e-5));
+        writer.set("clip.vision.image_mean", three(0.5));
+        writer.set("clip.vision.image_std", three(0.25));
+        for (name, dims) in [
+            ("v.patch_embd.weight", vec![14, 14, 3, 8]),
+            ("v.pre_ln.weight", vec![8]),
+            ("v.blk.0.ln1.weight", vec![8]),
+            ("v.blk.0.attn_q.weight", vec![8, 8]),
+            ("v.blk.0.attn_k.weight", vec![8, 8]),
+            ("v.blk.0.attn_v.weight", vec![8, 8]),
+            ("v.blk.0.attn_out.weight", vec![8, 8]),
+            ("v.blk.0.ln2.weight", vec![8]),
+            ("v.blk.0.ffn_gate.weight", vec![8, 16]),
+            ("v.blk.0.ffn_up.weight", vec![8, 16]),
+            ("v.blk.0.ffn_down.weight", vec![16, 8]),
+            ("mm.input_norm.weight", vec![8]),
+            ("mm.patch_merger.weight", vec![32, 8]),
+            ("mm.1.weight", vec![8, 8]),
+            ("mm.2.weight", vec![8, 8]),
+            ("v.token_embd.img_break", vec![8]),
+        ] {
+            writer.add_tensor(name, &dims);
+        }
+        writer
+    }
+
+    /// The same file with the keys and tensors of another in it; of a key in both its own stays.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        let is_new = |key: &[u8]| self.keys.iter().all(|(known, _)| known != key);
+        let new: Vec<_> = other.keys.into_iter().filter(|(key, _)| is_new(key)).collect();
+        self.keys.extend(new);
+        self.tensors.extend(other.tensors);
+        self
+    }
+
     /// The same file again, each array cut to `max_len` elements.
     pub(crate) fn copy_of(gguf: &Gguf, max_len: usize) -> Self {
         let mut writer = Self::new();

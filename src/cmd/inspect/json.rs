@@ -29,6 +29,7 @@ pub(super) fn render(report: &Report<'_>, args: &Args) -> Json {
         "metadata": metadata(gguf),
         "hparams": report.hparams.as_ref().map(hparams),
         "projector": report.projector.as_ref().map(projector),
+        "mmproj": report.mmproj,
         "n_tensors": totals.n_tensors,
         "n_parameters": totals.n_elements,
         "weight_bytes": totals.n_bytes,

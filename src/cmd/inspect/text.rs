@@ -23,6 +23,9 @@ pub(super) fn render(report: &Report<'_>, args: &Args, printer: &Printer) -> Str
     page.metadata(report.gguf);
     if let Some(hparams) = &report.hparams {
         page.model(hparams);
+        if let Some(mmproj) = &report.mmproj {
+            page.pair("vision tower", mmproj);
+        }
     }
     if let Some(projector) = &report.projector {
         page.projector(projector);

@@ -1,0 +1,117 @@
+//! Where a model's vision tower lies, when the user does not say.
+//!
+//! Publishers put one projector file beside the quantized models, or one folder above where each
+//! quantization has a folder of its own, and call it after the model or only after its element type. What
+//! lies there may belong to another model; such a file is passed over.
+
+use std::path::{Path, PathBuf};
+
+use crate::gguf::Gguf;
+use crate::model::{Hparams, ModelError, Projector, check_mmproj};
+
+/// The element types that projector files are published in, best first.
+const TYPES: [&str; 6] = ["F16", "f16", "BF16", "bf16", "F32", "f32"];
+
+/// What was found beside a model.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The projector file that goes with the model.
+    pub(super) mmproj: Option<Gguf>,
+    /// Files that looked like it, and why they are none.
+    pub(super) skipped: Vec<String>,
+}
+
+/// Looks for the projector file of the model at `path`.
+pub(super) fn find(path: &Path, gguf: &Gguf, hparams: &Hparams) -> Found {
+    let mut found = Found::default();
+    if Projector::is_inside(gguf) {
+        return found; // it has its own
+    }
+    for candidate in candidates(path).into_iter().filter(|path| path.is_file()) {
+        let opened = Gguf::open(&candidate).map_err(ModelError::from);
+        match opened.and_then(|mmproj| check_mmproj(&mmproj, hparams).map(|_| mmproj)) {
+            Ok(mmproj) => {
+                found.mmproj = Some(mmproj);
+                break;
+            }
+            Err(error) => found.skipped.push(error.to_string()),
+        }
+    }
+    found
+}
+
+/// Where the projector of the model at `path` may lie, the likeliest place first.
+fn candidates(path: &Path) -> Vec<PathBuf> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let whole = without_part(&stem);
+    let base = without_type(whole);
+    let mut names = vec![format!("mmproj-{whole}.gguf"), format!("mmproj-{base}.gguf")];
+    for name in [format!("mmproj-{base}"), "mmproj".to_owned(), "mmproj-model".to_owned()] {
+        names.extend(TYPES.iter().map(|ty| format!("{name}-{ty}.gguf")));
+    }
+    names.push("mmproj.gguf".to_owned());
+    names.dedup();
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let folders = [folder.clone(), folder.join("..")];
+    names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))).collect()
+}
+
+/// `name` without the `-00001-of-00003` of a split file.
+fn without_part(name: &str) -> &str {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    match name.rsplit_once("-of-").and_then(|(rest, n)| Some((rest.rsplit_once('-')?, n))) {
+        Some(((base, part), n)) if is_number(part) && is_number(n) => base,
+        _ => name,
+    }
+}
+
+/// `name` without the quantization at its end, such as `-Q4_K_M` or `-UD-IQ2_XXS`.
+fn without_type(name: &str) -> &str {
+    let is_type = |text: &str| {
+        let text = text.to_ascii_uppercase();
+        let digits = ["IQ", "TQ", "Q"].iter().find_map(|prefix| text.strip_prefix(prefix));
+        digits.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            || ["F16", "BF16", "F32", "FP8", "MXFP4", "NVFP4", "UD"].contains(&text.as_str())
+    };
+    match name.rsplit_once(['-', '.']) {
+        Some((rest, last)) if is_type(last) => without_type(rest),
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_projector_is_called_after_the_model_or_after_its_type() {
+        let folder = Path::new("models/UD-Q4_K_XL");
+        let first = |name: &str| {
+            let paths = candidates(&folder.join(name));
+            let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+            assert!(paths.contains(&folder.join("../mmproj-F16.gguf")));
+            paths.iter().map(name).take(5).step_by(2).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            first("Medium-3.5-UD-Q4_K_XL-00001-of-00003.gguf"),
+            [
+                "mmproj-Medium-3.5-UD-Q4_K_XL.gguf",
+                "mmproj-Medium-3.5.gguf",
+                "mmproj-Medium-3.5-F16.gguf"
+            ]
+        );
+        assert_eq!(first("tiny.gguf")[..2], ["mmproj-tiny.gguf", "mmproj-tiny-F16.gguf"]);
+        let name = |path| without_type(without_part(path));
+        assert_eq!(name("a.Q8_0"), "a");
+        assert_eq!(name("a-bf16-00002-of-00006"), "a");
+        assert_eq!(name("a-0001-of-00006"), "a-0001-of-00006");
+        assert_eq!(name("Quick"), "Quick");
+        assert_eq!(
+            candidates(Path::new("m.gguf"))[..2],
+            ["./mmproj-m.gguf", "./../mmproj-m.gguf"].map(PathBuf::from)
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! Pictures: from pixels to the rows that stand for them in a timeline, once a picture.
+//!
+//! The tower runs stage by stage and waits for its turn before each, so that a long picture doesn't hold
+//! up other sessions' tokens. Its working memory is given back after every picture. Rows are kept by the
+//! picture's hash, the longest unused going first.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::ggml::{Backend, CancelFlag, Device, GgmlError, Scheduler};
+use crate::gguf::Gguf;
+use crate::model::{
+    Placement, Projector, VisionGraph, VisionStage, VisionState, VisionWeights, lay_out,
+};
+use crate::vision::{Grid, Image, ImageHash, ImagePatches, PatchConfig};
+
+use super::{Engine, Error};
+
+/// Bytes of rows that are kept; a picture of Mistral Medium 3.5 has at most 149 MB.
+const CACHE_BYTES: usize = 256 << 20;
+
+/// Told how much of how much is done, and may break off.
+pub(super) type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// A vision tower, ready to run.
+#[derive(Debug)]
+pub(super) struct Vision {
+    projector: Projector,
+    weights: VisionWeights,
+    device: Device,
+    sched: Mutex<Scheduler>,
+    cache: Mutex<RowCache>,
+}
+
+impl Vision {
+    /// Places the weights of a tower that has been checked against the spec.
+    pub(super) fn load(
+        gguf: &Arc<Gguf>,
+        projector: Projector,
+        placement: Placement,
+        n_threads: u32,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, GgmlError> {
+        let weights = VisionWeights::load(gguf, &projector, placement, progress)?;
+        let backend = Backend::new(placement.device, n_threads)?;
+        Ok(Vision {
+            projector,
+            weights,
+            device: placement.device,
+            sched: Mutex::new(Scheduler::new(vec![backend], VisionGraph::N_NODES_MAX)),
+            cache: Mutex::default(),
+        })
+    }
+
+    pub(super) fn cancel_flags(&self) -> Vec<CancelFlag> {
+        lock(&self.sched).cancel_flags()
+    }
+
+    fn run(
+        &self,
+        sched: &mut Scheduler,
+        patches: &ImagePatches,
+        turn: &mut dyn FnMut(usize, &mut dyn FnMut() -> Result<(), GgmlError>) -> Result<(), Error>,
+    ) -> Result<Vec<f32>, Error> {
+        let projector = &self.projector;
+        let state = VisionState::new(projector, patches.grid, self.device)?;
+        let mut out = Vec::new();
+        for (i, stage) in VisionGraph::stages(projector).into_iter().enumerate() {
+            turn(i, &mut || self.run_stage(sched, &state, stage, patches, &mut out))?;
+        }
+        Ok(out)
+    }
+
+    fn run_stage(
+        &self,
+        sched: &mut Scheduler,
+        state: &VisionState,
+        stage: VisionStage,
+        patches: &ImagePatches,
+        out: &mut Vec<f32>,
+    ) -> Result<(), GgmlError> {
+        let mut part = VisionGraph::build(&self.projector, &self.weights, state, stage);
+        let mut ready = sched.ready(&mut part.graph)?;
+        if let Some(input) = part.patches {
+            ready.set(input, &lay_out(&self.projector, patches));
+        }
+        if let Some([rows, cols]) = part.positions {
+            ready.set(rows, &state.rows);
+            ready.set(cols, &state.cols);
+        }
+        let computed = ready.compute()?;
+        if let Some(rows) = part.rows {
+            computed.read(rows, out);
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Engine {
+    /// How the model cuts pictures; `None` for a model that cannot see.
+    pub fn patch_config(&self) -> Option<PatchConfig> {
+        self.vision.as_ref().map(|vision| vision.projector.patch_config())
+    }
+
+    /// The shape of the vision tower, if there is one.
+    pub fn projector(&self) -> Option<&Projector> {
+        self.vision.as_ref().map(|vision| &vision.projector)
+    }
+
+    /// Runs the vision tower: `[n_embd]` for each token of the picture that stands for a piece of it, row
+    /// by row. `progress` is told how many of the tower's stages are done.
+    pub fn embed_image(
+        &self,
+        patches: &ImagePatches,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, Error> {
+        let vision = self.vision.as_ref().ok_or(Error::NoVision)?;
+        let mut sched = lock(&vision.sched);
+        let n_stages = VisionGraph::stages(&vision.projector).len();
+        let done = vision.run(&mut sched, patches, &mut |i, stage| {
+            if progress(i, n_stages).is_break() {
+                return Err(Error::Cancelled);
+            }
+            let _turn = lock(&self.runtime);
+            stage().map_err(|error| match error {
+                GgmlError::Cancelled => {
+                    self.lower_cancel();
+                    Error::Cancelled
+                }
+                error => error.into(),
+            })
+        });
+        sched.release();
+        let rows = done?;
+        let _ = progress(n_stages, n_stages);
+        match rows.iter().all(|x| x.is_finite()) {
+            true => Ok(rows),
+            false => Err(Error::NotFinite),
+        }
+    }
+
+    /// The rows of a picture: from the cache, or from the tower.
+    pub(super) fn image_rows(
+        &self,
+        image: &Image,
+        grid: Grid,
+        progress: Progress<'_>,
+    ) -> Result<Arc<[f32]>, Error> {
+        let vision = self.vision.as_ref().ok_or(Error::NoVision)?;
+        if let Some(rows) = lock(&vision.cache).get(image.hash()) {
+            return Ok(rows);
+        }
+        let patches = vision.projector.patch_config().preprocess(image);
+        assert_eq!(patches.grid, grid, "the prompt was made for another tower");
+        let rows: Arc<[f32]> = self.embed_image(&patches, progress)?.into();
+        lock(&vision.cache).put(image.hash(), rows.clone());
+        Ok(rows)
+    }
+}
+
+/// Rows by picture, the longest unused first.
+#[derive(Debug, Default)]
+struct RowCache {
+    entries: Vec<(ImageHash, Arc<[f32]>)>,
+}
+
+impl RowCache {
+    fn get(&mut self, hash: ImageHash) -> Option<Arc<[f32]>> {
+        let at = self.entries.iter().position(|(known, _)| *known == hash)?;
+        let entry = self.entries.remove(at);
+        let rows = entry.1.clone();
+        self.entries.push(entry);
+        Some(rows)
+    }
+
+    fn put(&mut self, hash: ImageHash, rows: Arc<[f32]>) {
+        self.entries.retain(|(known, _)| *known != hash);
+        self.entries.push((hash, rows));
+        let size = |entries: &[(ImageHash, Arc<[f32]>)]| -> usize {
+            entries.iter().map(|(_, rows)| size_of_val(&**rows)).sum()
+        };
+        while size(&self.entries) > CACHE_BYTES {
+            self.entries.remove(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_unused_rows_go_first() {
+        let mut cache = RowCache::default();
+        let hash = |i| ImageHash([i; 32]);
+        let third: Arc<[f32]> = vec![0.0; CACHE_BYTES / 12].into();
+        for i in 0..3 {
+            cache.put(hash(i), third.clone());
+        }
+        assert!(cache.get(hash(0)).is_some());
+        cache.put(hash(3), third.clone());
+        let kept: Vec<bool> = (0..4).map(|i| cache.get(hash(i)).is_some()).collect();
+        assert_eq!(kept, [true, false, true, true]);
+        cache.put(hash(4), vec![0.0; CACHE_BYTES / 4 + 1].into());
+        assert!(cache.entries.is_empty());
+    }
+}
