@@ -61,13 +61,12 @@ fn noisy_files() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn a_file_without_its_end_is_refused() {
-    // What a first frame does not need may be missing, and so may decoration behind the pixels.
-    let whole_before_the_end = ["animated.png", "rle8.bmp"];
     for (name, file) in noisy_files() {
-        if whole_before_the_end.contains(&name) {
-            continue;
-        }
         for sixteenth in 0..16 {
+            // Frames behind the first are not missed.
+            if name.starts_with("animated") && sixteenth >= 8 {
+                break;
+            }
             let part = &file[..file.len() * sixteenth / 16];
             let message = match Image::decode(part) {
                 Err(error) => error.to_string(),
