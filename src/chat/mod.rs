@@ -2,12 +2,14 @@
 //!
 //! The names are mistral-common's. `json` reads and writes requests, `validate` refuses what
 //! mistral-common refuses, `merge` joins neighbouring messages, `encode` writes the v15 token ids,
-//! `reply` turns generated ids into events and `stop` ends a text at a stop string.
+//! `grammar` says what a reply may be, `reply` turns its ids into events and `stop` ends a text at a stop
+//! string.
 //! Nothing here knows of a terminal, a server or a forward pass.
 
 mod collect;
 mod encode;
 mod error;
+mod grammar;
 mod json;
 mod merge;
 mod python_json;
@@ -21,6 +23,7 @@ mod tests;
 pub use collect::ReplyCollector;
 pub use encode::encode;
 pub use error::EncodeError;
+pub use grammar::constraint;
 pub use json::{RequestError, request_from_json, request_to_json};
 pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;

@@ -24,6 +24,7 @@ pub use prompt::{ImageSpan, Prompt};
 pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};
 
+use crate::constraint::ConstraintError;
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
@@ -78,6 +79,8 @@ pub enum Error {
         "the model computed no finite number; `gust inspect --check-tensors` looks for broken weights"
     )]
     NotFinite,
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The caller stopped the work.
     #[error("cancelled")]
     Cancelled,
