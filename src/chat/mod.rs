@@ -2,7 +2,8 @@
 //!
 //! The names are mistral-common's. `json` reads and writes requests, `validate` refuses what
 //! mistral-common refuses, `merge` joins neighbouring messages, `encode` writes the token ids,
-//! `reply` turns generated ids into events and `stop` ends a text at a stop string.
+//! `grammar` says what a reply may be, `reply` turns its ids into events and `stop` ends a text at a stop
+//! string.
 //! Nothing here knows of a terminal, a server or a forward pass.
 
 mod call_list;
@@ -11,6 +12,7 @@ mod draft7;
 mod encode;
 mod error;
 mod format;
+mod grammar;
 mod json;
 mod merge;
 mod python_json;
@@ -26,6 +28,7 @@ pub use collect::ReplyCollector;
 pub use draft7::validate_schemas;
 pub use error::EncodeError;
 pub use format::ChatFormat;
+pub use grammar::constraint;
 pub use json::{RequestError, request_from_json, request_to_json};
 pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;

@@ -10,9 +10,11 @@ use anyhow::Context;
 
 use super::open;
 use crate::chat::{
-    ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage, Version,
+    self, ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
+    Version,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
+use crate::constraint::{Constraint, Grammars};
 use crate::engine::{
     End, Engine, Error, Generation, N_BATCH, Prompt, Sampler, SamplingParams, Session, SyncStats,
 };
@@ -47,7 +49,10 @@ pub fn sampling_params(
 #[derive(Debug)]
 pub struct Generator {
     session: Session,
+    grammars: Grammars,
     info: ModelInfo,
+    /// What was last told of the constraint's limits; a chat need not hear it with every answer.
+    told: Vec<String>,
 }
 
 /// Everything about one generation but its prompt.
@@ -76,7 +81,8 @@ impl Generator {
         };
         let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
         let info = ModelInfo { name, n_ctx, patches: engine.patch_config() };
-        Ok(Self { session: Session::new(&engine), info })
+        let grammars = Grammars::new(engine.tokenizer());
+        Ok(Self { session: Session::new(&engine), grammars, info, told: Vec::new() })
     }
 
     /// What the model is called and how much it holds.
@@ -103,8 +109,15 @@ impl Generator {
         // Without a tower there are no pictures: they have been refused before.
         let patches = self.info.patches.unwrap_or_default();
         let prompt = format.encode(request, tokenizer, &patches)?;
+        let budget = settings.reasoning_budget;
+        let constraint = chat::constraint(request, &self.grammars, tokenizer, budget)?;
+        let notes = constraint.as_ref().map(Constraint::notes).unwrap_or_default();
+        if self.told != notes {
+            notes.iter().for_each(|note| settings.printer.warn(note));
+            self.told = notes.to_vec();
+        }
         let parser = ReplyParser::new(tokenizer).continuing(request);
-        self.generate(&prompt, parser, settings, sink)
+        self.generate(&prompt, constraint, parser, settings, sink)
     }
 
     /// Continues a plain text, without any chat format.
@@ -117,12 +130,13 @@ impl Generator {
         let engine = Arc::clone(self.session.engine());
         let mut prompt = Prompt::from(&[engine.tokenizer().bos()][..]);
         engine.tokenizer().encode_into(text, &mut prompt.tokens);
-        self.generate(&prompt, ReplyParser::raw(engine.tokenizer()), settings, sink)
+        self.generate(&prompt, None, ReplyParser::raw(engine.tokenizer()), settings, sink)
     }
 
     fn generate(
         &mut self,
         prompt: &Prompt,
+        constraint: Option<Constraint>,
         parser: ReplyParser<'_>,
         settings: &Settings<'_>,
         sink: &mut Sink<'_>,
@@ -131,6 +145,9 @@ impl Generator {
         let parser = parser.with_stop(settings.reply.stop.iter().cloned());
         let mut sampler = Sampler::new(settings.sampling.clone(), engine.tokenizer().n_vocab())?;
         sampler.read(&prompt.tokens);
+        if let Some(constraint) = constraint {
+            sampler = sampler.with_constraint(constraint);
+        }
         // A Ctrl-C after the last pass of an earlier answer would end the first pass of this one.
         engine.lower_cancel();
         let start = Instant::now();

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::value::RawValue;
 
 use crate::chat::{ResponseFormat, ToolChoice};
+use crate::constraint::ConstraintError;
 use crate::term::{Attachment, MAX_IMAGES, Printer, Toolbox, read_image, read_text};
 use crate::vision::PatchConfig;
 
@@ -61,6 +62,22 @@ impl RequestArgs {
             _ if self.json => ResponseFormat::JsonObject,
             _ => ResponseFormat::Text,
         })
+    }
+}
+
+/// Names the file in an error about tools or a schema; the error itself names the field of a request, which
+/// nobody has typed here.
+pub(super) fn locate(args: &RequestArgs, error: anyhow::Error) -> anyhow::Error {
+    let place = match error.downcast_ref::<ConstraintError>() {
+        Some(ConstraintError::Schema { place, .. } | ConstraintError::Field { place, .. }) => place,
+        _ => return error,
+    };
+    let tools = args.tools.as_ref().filter(|_| place.starts_with("tools"));
+    let format = args.json_schema.as_ref().or(args.grammar.as_ref());
+    let format = format.filter(|_| place.starts_with("response_format"));
+    match tools.or(format) {
+        Some(path) => error.context(path.display().to_string()),
+        None => error,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::chat::{ChatRequest, ContentChunk, FinishReason, Message, ReplyEvent};
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::cmd::generator::{Generator, Settings, sampling_params};
 use crate::cmd::prompt;
-use crate::cmd::request::{RequestArgs, announce, tool_choice};
+use crate::cmd::request::{RequestArgs, announce, locate, tool_choice};
 use crate::cmd::text::TextArgs;
 use crate::term::{CallStyle, Interrupt, Printer, Rendered, ReplyRenderer};
 
@@ -95,7 +95,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
     // Who closed the pipe has read enough; that goes before any error it led to.
     written?;
-    done?;
+    done.map_err(|error| locate(&args.request, error))?;
     if is_cut_off && args.reply.max_tokens.is_none() {
         printer.warn("the context is full, the answer was cut off; a larger --ctx holds more");
     }

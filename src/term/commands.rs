@@ -46,6 +46,8 @@ pub(super) enum Command {
     SetTemperature(Option<f32>),
     /// Take back the last question and answer.
     Undo,
+    /// Drop the oldest question and answer.
+    Drop,
     /// Answer the last question again.
     Retry,
     /// Begin anew.
@@ -125,6 +127,7 @@ pub(super) const COMMANDS: &[Info] = &[
         Argument::OneOf(&["default"]),
     ),
     info("/undo", "", "take back the last question and its answer", Argument::None),
+    info("/drop", "", "drop the oldest question and its answer, to make room", Argument::None),
     info("/retry", "", "answer the last question again", Argument::None),
     info("/reset", "", "forget the conversation, keep the settings", Argument::None),
     info("/save", "FILE", "write the conversation as JSON", Argument::File(&[])),
@@ -186,6 +189,7 @@ fn parse_argument(name: &str, argument: &str) -> Result<Command, String> {
         "/load" => return Ok(Command::Load(typed_path(argument))),
         "/help" => Command::Help,
         "/undo" => Command::Undo,
+        "/drop" => Command::Drop,
         "/retry" => Command::Retry,
         "/reset" => Command::Reset,
         "/stats" => Command::Stats,

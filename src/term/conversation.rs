@@ -71,6 +71,18 @@ impl Conversation {
         }
     }
 
+    /// Drops the first question and all that followed it up to the second; gives the question.
+    pub fn drop_oldest(&mut self) -> Option<Vec<ContentChunk>> {
+        let is_question = |message: &Message| matches!(message, Message::User(_));
+        let first = self.messages.iter().position(is_question)?;
+        let rest = &self.messages[first + 1..];
+        let n = rest.iter().position(is_question).unwrap_or(rest.len());
+        match self.messages.drain(first..=first + n).next()? {
+            Message::User(question) => Some(question),
+            _ => None,
+        }
+    }
+
     /// Forgets what was said; the system prompt and the settings stay.
     pub fn reset(&mut self) {
         self.messages.clear();

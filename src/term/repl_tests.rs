@@ -217,6 +217,15 @@ fn undo_retry_and_reset() {
 }
 
 #[test]
+fn the_oldest_goes_to_make_room() {
+    let lines = ["/drop", "a", "b", "/drop", "c"];
+    let session = chat(true, &lines, vec![ONE, TWO, ONE]);
+    assert_eq!(texts(&session.requests[2]), ["U:b", "A:2", "U:c"]);
+    assert!(session.err.contains("there is nothing to drop"));
+    assert!(session.err.contains("dropped: a"));
+}
+
+#[test]
 fn a_failed_retry_brings_the_old_answer_back() {
     let replies = vec![Reply::Says(&["1"]), Reply::Fails("no"), Reply::Says(&["2"])];
     let session = chat(true, &["a", "/retry", "b"], replies);
@@ -322,7 +331,7 @@ fn pictures_come_back_with_their_question() {
     let replies = vec![Reply::Fails("no"), ONE, TWO, TWO];
     let session = chat_in(folder.path(), true, &lines, replies);
     let err = &session.err;
-    assert!(err.contains("the question is taken back; its image waits"), "{err}");
+    assert!(err.contains("question is taken back; its image waits"), "{err}");
     assert!(err.contains("taken back: b; its image waits for the next question"), "{err}");
     assert_eq!(texts(&session.requests[1]), ["U:<Image(56x28)>b"]);
     assert_eq!(texts(&session.requests[2]), ["U:<Image(56x28)>c"]);
@@ -429,7 +438,7 @@ fn a_cancelled_call_leaves_a_valid_conversation() {
         let replies = vec![Reply::Calls("", "weather"), Reply::Calls("Hm.", "weather"), ONE];
         let session = chat_in(folder.path(), true, &lines, replies);
         assert_eq!(texts(&session.requests[2]), ["U:b", "A:Hm.", "U:c"]);
-        assert!(session.err.contains("the question is taken back"), "{}", session.err);
+        assert!(session.err.contains("question is taken back"), "{}", session.err);
     }
 }
 

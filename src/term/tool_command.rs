@@ -92,6 +92,11 @@ fn converse(
                         continue;
                     }
                     if !status.success() {
+                        // Ctrl-C reaches the command as well, and may be told here a little later.
+                        thread::sleep(POLL);
+                        if interrupt.is_raised() {
+                            bail!("stopped");
+                        }
                         bail!("the command failed ({status}) after {}", bytes(output.len() as u64));
                     }
                     return Ok((output, false));

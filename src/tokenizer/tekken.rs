@@ -6,6 +6,7 @@
 //! plus the number of special tokens.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -162,7 +163,7 @@ pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
         vocab.control(name.as_bytes()).ok_or(TokenizerError::MissingControl { name })
     };
     let (bos, eos) = (named("<s>")?, named("</s>")?);
-    Ok(Tokenizer { vocab, bos, eos })
+    Ok(Tokenizer { vocab: Arc::new(vocab), bos, eos })
 }
 
 fn check_config(config: &Config, n_entries: usize) -> Result<(), TokenizerError> {

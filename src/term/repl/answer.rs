@@ -45,7 +45,7 @@ where
         let question = images.chain([ContentChunk::Text(text)]).collect();
         if let Outcome::TakenBack(question) = self.answer(question, read)? {
             let told = self.give_back(question);
-            self.screen.note(&format!("the question is taken back{told}"));
+            self.screen.note(&format!("without an answer the question is taken back{told}"));
         }
         Ok(())
     }
@@ -124,7 +124,11 @@ where
                     return Err(error);
                 }
                 Err(error) => {
-                    self.screen.note(&format!("error: {error:#}"));
+                    let told = format!("error: {error:#}");
+                    self.screen.note(&told);
+                    if told.contains("context is full") {
+                        self.screen.note("/drop, /undo and /reset make room");
+                    }
                     return Ok(Outcome::TakenBack(question));
                 }
             };
@@ -157,7 +161,6 @@ where
         question: Vec<ContentChunk>,
     ) -> Outcome {
         if answer.content.is_empty() {
-            self.screen.note("there is no answer");
             return Outcome::TakenBack(question);
         }
         exchange.push(Message::Assistant(answer));
@@ -208,7 +211,7 @@ where
         let n_ctx = self.model.n_ctx as usize;
         match collector.finish() {
             Some(FinishReason::Length) if meter::n_used(usage) >= n_ctx => {
-                self.screen.note("the context is full; /undo and /reset make room");
+                self.screen.note("the context is full; /drop, /undo and /reset make room");
             }
             Some(FinishReason::Length) => self.screen.note("cut off at the token limit"),
             Some(FinishReason::Cancelled) => self.screen.note("stopped"),

@@ -90,7 +90,7 @@ where
     ) -> anyhow::Result<Option<Vec<ContentChunk>>> {
         self.screen.note(&format!(
             "result of {}: a text, @FILE, or !COMMAND, which gets the arguments on stdin; \
-             nothing cancels",
+             an empty line cancels",
             call.name
         ));
         loop {

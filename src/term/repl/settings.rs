@@ -80,6 +80,10 @@ where
                 }
                 None => "there is nothing to take back".to_owned(),
             },
+            Command::Drop => match conversation.drop_oldest() {
+                Some(question) => format!("dropped: {}", first_line(&plain_text(&question))),
+                None => "there is nothing to drop".to_owned(),
+            },
             Command::Reset => {
                 conversation.reset();
                 self.pending.clear();
