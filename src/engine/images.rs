@@ -104,8 +104,17 @@ impl Engine {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<f32>, Error> {
         let vision = self.vision.as_ref().ok_or(Error::NoVision)?;
-        let mut sched = lock(&vision.sched);
-        let rows = self.run_tower(vision, &mut sched, patches, progress);
+        self.embed(vision, &mut lock(&vision.sched), patches, progress)
+    }
+
+    fn embed(
+        &self,
+        vision: &Vision,
+        sched: &mut Scheduler,
+        patches: &ImagePatches,
+        progress: Progress<'_>,
+    ) -> Result<Vec<f32>, Error> {
+        let rows = self.run_tower(vision, sched, patches, progress);
         sched.release();
         let rows = rows?;
         match rows.iter().all(|x| x.is_finite()) {
@@ -151,12 +160,18 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<Arc<[f32]>, Error> {
         let vision = self.vision.as_ref().ok_or(Error::NoVision)?;
-        if let Some(rows) = lock(&vision.cache).get(image.hash()) {
+        let known = || lock(&vision.cache).get(image.hash());
+        if let Some(rows) = known() {
+            return Ok(rows);
+        }
+        let mut sched = lock(&vision.sched);
+        // Another session may have looked at it while this one waited.
+        if let Some(rows) = known() {
             return Ok(rows);
         }
         let patches = vision.projector.patch_config().preprocess(image);
         assert_eq!(patches.grid, grid, "the prompt was made for another tower");
-        let rows: Arc<[f32]> = self.embed_image(&patches, progress)?.into();
+        let rows: Arc<[f32]> = self.embed(vision, &mut sched, &patches, progress)?.into();
         lock(&vision.cache).put(image.hash(), rows.clone());
         Ok(rows)
     }
