@@ -23,6 +23,14 @@ pub(crate) fn is_object(text: &str) -> bool {
     matches!(parse(text), Some(Value::Object(_)))
 }
 
+/// The text of a JSON string, quotes included in `json`; `None` if it is no string.
+pub(crate) fn read_string(json: &str) -> Option<String> {
+    match parse(json)? {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
 /// Appends `text` as a JSON string.
 pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
