@@ -4,8 +4,20 @@
 //! will be; `preprocess` resizes and normalises as mistral_common does. Nothing here knows tensors,
 //! tokens' ids or conversations.
 
+mod decode;
+mod error;
+mod kind;
+mod preprocess;
+mod resize;
+mod rgb;
+mod url;
+
 use std::fmt;
 use std::sync::Arc;
+
+pub use decode::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
+pub use error::{ImageError, PatchError};
+pub use preprocess::ImagePatches;
 
 /// The side of a patch and what follows from it: how a model cuts pictures.
 #[derive(Debug, Clone, Copy, PartialEq)]
