@@ -97,7 +97,7 @@ pub fn read_request(json: &str, images: &mut ImageSource<'_>) -> Result<Reading,
 
 /// Reads tools alone: a list of them, or a request that has them.
 pub fn tools_from_json(json: &str) -> Result<Vec<super::Tool>, RequestError> {
-    let mut no_images = |_: &str| Err(ImageError::no_source());
+    let mut no_images = |_: &str| Err(ImageError::NoUrl);
     let mut reader = Reader::new(&mut no_images, false);
     let root = Node::root(json)?;
     match root.is_list() {

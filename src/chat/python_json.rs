@@ -50,7 +50,8 @@ pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-enum Value {
+/// A JSON value with the spelling that Python would give it.
+pub(crate) enum Value {
     /// `null`, `true`, `false`, or an integer: written as it was read.
     Verbatim(String),
     Float(f64),
@@ -60,7 +61,8 @@ enum Value {
     Object(Vec<(String, Value)>),
 }
 
-fn parse(text: &str) -> Option<Value> {
+/// Reads `text`; `None` if Python's `json.loads` would refuse it.
+pub(crate) fn parse(text: &str) -> Option<Value> {
     let mut reader = Reader { bytes: text.as_bytes(), text, at: 0 };
     reader.skip_space();
     let value = reader.value(0)?;
@@ -305,7 +307,7 @@ fn write_value(value: &Value, out: &mut String) {
 
 /// Python's `repr(float)`: shortest digits that read back the same, an exponent of at least two
 /// digits below 1e-4 and from 1e16.
-fn float_repr(float: f64) -> String {
+pub(crate) fn float_repr(float: f64) -> String {
     if float.is_nan() {
         return "NaN".to_owned();
     }

@@ -35,7 +35,7 @@ fn ids(case: &Value) -> Option<Vec<TokenId>> {
 
 /// Encodes a case's request; an error of either stage is a refusal.
 fn encode_case(case: &Value, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, String> {
-    let request = request_from_json(&case["request"].to_string()).map_err(|e| e.to_string())?;
+    let request = request_from_json(&case["request"].to_string(), &mut Image::from_url).map_err(|e| e.to_string())?;
     Ok(encode(&request, tokenizer).map_err(|e| e.to_string())?.tokens)
 }
 

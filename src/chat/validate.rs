@@ -95,17 +95,18 @@ fn check_pairing(messages: &[Message]) -> Result<(), EncodeError> {
 
 /// Neighbouring assistant messages are one, so one of them may be empty, but not all.
 fn check_assistants_speak(messages: &[Message]) -> Result<(), EncodeError> {
-    let is_silent = |message: &Message| {
-        let Message::Assistant(assistant) = message else { return false };
-        let is_empty =
-            |chunk: &ContentChunk| matches!(chunk, ContentChunk::Text(t) if t.is_empty());
-        assistant.tool_calls.is_empty() && assistant.content.iter().all(is_empty)
-    };
     let mut groups = messages.chunk_by(|a, b| a.role() == b.role());
     match groups.any(|group| group.iter().all(is_silent)) {
         true => Err(EncodeError::EmptyAssistant),
         false => Ok(()),
     }
+}
+
+/// Whether this is an assistant message that neither says nor calls anything.
+pub(super) fn is_silent(message: &Message) -> bool {
+    let Message::Assistant(assistant) = message else { return false };
+    let is_empty = |chunk: &ContentChunk| matches!(chunk, ContentChunk::Text(t) if t.is_empty());
+    assistant.tool_calls.is_empty() && assistant.content.iter().all(is_empty)
 }
 
 fn check_content(message: &Message, index: usize, is_last: bool) -> Result<(), EncodeError> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::vision::Image;
 use crate::chat::{
     AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, request_from_json,
     request_to_json, validate,
@@ -108,7 +109,7 @@ impl Conversation {
         }
         let json = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
         let json = String::from_utf8(json).with_context(|| format!("{shown} is not UTF-8"))?;
-        let request = request_from_json(&json).with_context(|| shown.to_string())?;
+        let request = request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
         let loaded = Self::from_request(request, self.temperature);
         validate(&loaded.ask("")).with_context(|| shown.to_string())?;
         *self = loaded;
