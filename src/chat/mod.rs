@@ -1,14 +1,16 @@
 //! Conversations: what a request is, how it becomes token ids, and what a reply's ids mean.
 //!
 //! The names are mistral-common's. `json` reads and writes requests, `validate` refuses what
-//! mistral-common refuses, `merge` joins neighbouring messages, `encode` writes the v15 token ids,
+//! mistral-common refuses, `merge` joins neighbouring messages, `encode` writes the token ids,
 //! `reply` turns generated ids into events and `stop` ends a text at a stop string.
 //! Nothing here knows of a terminal, a server or a forward pass.
 
+mod call_list;
 mod change;
 mod collect;
 mod encode;
 mod error;
+mod format;
 mod json;
 mod merge;
 mod normalise;
@@ -17,14 +19,15 @@ mod reply;
 mod stop;
 mod template;
 mod validate;
+mod version;
 
 #[cfg(test)]
 mod tests;
 
 pub use change::Change;
 pub use collect::ReplyCollector;
-pub use encode::encode;
 pub use error::EncodeError;
+pub use format::ChatFormat;
 pub use json::{
     ImageSource, Reading, RequestError, RequestOptions, read_request, request_from_json,
     request_to_json, tools_from_json,
@@ -34,6 +37,7 @@ pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;
 pub use template::{MAX_TEMPLATE_BYTES, Template, TemplateError};
 pub use validate::validate;
+pub use version::Version;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,8 +12,10 @@ mod tests;
 
 use std::mem;
 
+use super::version::{CallIds, Rules};
 use super::{
-    AssistantMessage, Change, ChatRequest, ContentChunk, Message, python_json, validate,
+    AssistantMessage, Change, ChatRequest, ContentChunk, Message, ReasoningEffort, Version,
+    python_json, validate,
 };
 
 /// What stands for the result of a call that never got one.
@@ -22,11 +24,17 @@ const NO_RESULT: &str = "no result";
 const NO_IMAGE: &str = "[image]";
 
 /// The conversation as `validate` accepts it, and what was altered. Only an empty one stays refused.
-pub fn normalise(mut request: ChatRequest) -> (ChatRequest, Vec<Change>) {
-    if request.messages.is_empty() || validate::validate(&request).is_ok() {
+pub fn normalise(mut request: ChatRequest, version: Version) -> (ChatRequest, Vec<Change>) {
+    if request.messages.is_empty() || validate::validate(&request, version).is_ok() {
         return (request, Vec::new());
     }
+    let rules = version.rules();
     let mut changes = Vec::new();
+    if !rules.settings && request.reasoning_effort != ReasoningEffort::None {
+        request.reasoning_effort = ReasoningEffort::None;
+        let what = format!("models of {} cannot be told to reason", rules.name);
+        changes.push(Change::new("reasoning_effort", what));
+    }
     names::make_valid(&mut request, &mut changes);
     for tool in &mut request.tools {
         if !python_json::is_object(&tool.parameters) {
@@ -36,8 +44,8 @@ pub fn normalise(mut request: ChatRequest) -> (ChatRequest, Vec<Change>) {
         }
     }
     let mut history = History::new(mem::take(&mut request.messages), changes);
-    history.keep_chunks_where_they_may_be();
-    let (results, orphans) = results::assign(&mut history);
+    history.keep_chunks_where_they_may_be(rules);
+    let (results, orphans) = results::assign(&mut history, rules.call_ids);
     history.rebuild(results, orphans);
     history.drop_silent_answers();
     history.settle_the_ends();
@@ -66,36 +74,41 @@ impl History {
         self.changes.push(Change::new(format!("messages[{index}]"), what));
     }
 
-    /// Thinking stays with the assistant, pictures with users and tools.
-    fn keep_chunks_where_they_may_be(&mut self) {
+    /// Thinking stays with those who may think, pictures with those who may show some.
+    fn keep_chunks_where_they_may_be(&mut self, rules: &Rules) {
         let mut carried: Vec<(usize, ContentChunk)> = Vec::new();
         for i in 0..self.messages.len() {
             let Placed { index, message } = &mut self.messages[i];
-            let (index, is_assistant) = (*index, matches!(message, Message::Assistant(_)));
-            let may_see = matches!(message, Message::User(_) | Message::Tool(_));
-            let mut whats = Vec::new();
-            for chunk in message.content_mut() {
-                match chunk {
-                    ContentChunk::Thinking { thinking, .. } if !is_assistant => {
-                        *chunk = ContentChunk::Text(mem::take(thinking));
-                        whats.push("thinking of someone else than the assistant is taken as text");
-                    }
-                    ContentChunk::Image(_) if !may_see => {
-                        let text = ContentChunk::Text(NO_IMAGE.to_owned());
-                        carried.push((index, mem::replace(chunk, text)));
-                    }
-                    _ => {}
+            let (index, role) = (*index, message.role());
+            let may_think = rules.thinking_in.contains(&role);
+            let may_show = rules.images_in.contains(&role);
+            let mut what = None;
+            message.content_mut().retain_mut(|chunk| match chunk {
+                ContentChunk::Thinking { .. } if !may_think && role == "assistant" => {
+                    what = Some("thinking, which this model does not know, is left out");
+                    false
                 }
-            }
-            if matches!(message, Message::User(_)) && !carried.is_empty() {
-                let from: Vec<_> = carried.iter().map(|(index, _)| *index).collect();
-                let images = carried.drain(..).map(|(_, image)| image);
-                message.content_mut().splice(0..0, images);
-                for index in from {
-                    self.change(index, "a picture moves to the user's next message");
+                ContentChunk::Thinking { thinking, .. } if !may_think => {
+                    *chunk = ContentChunk::Text(mem::take(thinking));
+                    what = Some("thinking of someone else than the assistant is taken as text");
+                    true
                 }
+                ContentChunk::Image(_) if !may_show => {
+                    let text = ContentChunk::Text(NO_IMAGE.to_owned());
+                    carried.push((index, mem::replace(chunk, text)));
+                    true
+                }
+                _ => true,
+            });
+            let mut from = Vec::new();
+            if role == "user" {
+                from.extend(carried.iter().map(|(index, _)| *index));
+                message.content_mut().splice(0..0, carried.drain(..).map(|(_, image)| image));
             }
-            for what in whats {
+            for index in from {
+                self.change(index, "a picture moves to the user's next message");
+            }
+            if let Some(what) = what {
                 self.change(index, what);
             }
         }

@@ -10,12 +10,13 @@ use anyhow::Context;
 
 use super::open;
 use crate::chat::{
-    self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
+    ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage, Version,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::engine::{End, Engine, Error, Generation, N_BATCH, Sampler, SamplingParams, Session};
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
 use crate::tokenizer::TokenId;
+use crate::vision::PatchConfig;
 
 /// Fills what the flags leave open with the model card's values for the effort. `temperature` is
 /// the chat's own and goes over the flag's.
@@ -93,8 +94,10 @@ impl Generator {
         sink: &mut Sink<'_>,
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
-        let prompt = chat::encode(request, engine.tokenizer())?;
-        let parser = ReplyParser::new(engine.tokenizer()).continuing(request);
+        let tokenizer = engine.tokenizer();
+        let format = ChatFormat::Mistral(Version::of(tokenizer));
+        let prompt = format.encode(request, tokenizer, &PatchConfig::default())?;
+        let parser = ReplyParser::new(tokenizer).continuing(request);
         self.generate(&prompt.tokens, parser, settings, sink)
     }
 

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::vision::Image;
 use crate::chat::{
-    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, request_from_json,
-    request_to_json, validate,
+    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, Version,
+    request_from_json, request_to_json, validate,
 };
+use crate::vision::Image;
 
 /// Largest conversation that is loaded, in bytes.
 const MAX_FILE: u64 = 64 << 20;
@@ -109,9 +109,10 @@ impl Conversation {
         }
         let json = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
         let json = String::from_utf8(json).with_context(|| format!("{shown} is not UTF-8"))?;
-        let request = request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
+        let request =
+            request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
         let loaded = Self::from_request(request, self.temperature);
-        validate(&loaded.ask("")).with_context(|| shown.to_string())?;
+        validate(&loaded.ask(""), Version::V15).with_context(|| shown.to_string())?;
         *self = loaded;
         Ok(())
     }

@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{History, NO_RESULT, Placed};
+use super::{CallIds, History, NO_RESULT, Placed};
+use crate::chat::validate::is_call_id;
 use crate::chat::{AssistantMessage, Change, ContentChunk, Message, ToolMessage};
 
 /// The results of each message's calls, in the order in which they were sent.
@@ -25,7 +26,7 @@ struct OpenCall {
 
 /// Gives every call a valid id and takes the results to their calls. The second value are the
 /// positions of results without a call.
-pub(super) fn assign(history: &mut History) -> (Results, Vec<usize>) {
+pub(super) fn assign(history: &mut History, ids: CallIds) -> (Results, Vec<usize>) {
     let mut results = Results::default();
     let mut orphans = Vec::new();
     let mut open: Vec<OpenCall> = Vec::new();
@@ -35,7 +36,7 @@ pub(super) fn assign(history: &mut History) -> (Results, Vec<usize>) {
         match message {
             Message::Assistant(assistant) => {
                 let n_before = open.len();
-                open.extend(take_calls(assistant, at));
+                open.extend(take_calls(assistant, at, ids));
                 if open[n_before..].iter().any(|call| call.id != call.sent_id) {
                     history.change(index, "calls get ids of their own");
                 }
@@ -55,13 +56,16 @@ pub(super) fn assign(history: &mut History) -> (Results, Vec<usize>) {
 }
 
 /// The message's calls, each with an id that no other call of it has.
-fn take_calls(assistant: &mut AssistantMessage, message: usize) -> Vec<OpenCall> {
+fn take_calls(assistant: &mut AssistantMessage, message: usize, ids: CallIds) -> Vec<OpenCall> {
     let sent: HashSet<String> = assistant.tool_calls.iter().map(|call| call.id.clone()).collect();
     let mut used: HashSet<String> = HashSet::new();
     let mut calls = Vec::new();
     for (n, call) in assistant.tool_calls.iter_mut().enumerate() {
         let sent_id = call.id.clone();
-        let is_valid = !sent_id.is_empty() && sent_id != "null";
+        let is_valid = match ids {
+            CallIds::Nine => is_call_id(&sent_id),
+            CallIds::Any => !sent_id.is_empty() && sent_id != "null",
+        };
         if !is_valid || used.contains(&sent_id) {
             call.id = (n..)
                 .map(|n| format!("call{n:05}"))
