@@ -267,8 +267,7 @@ fn run(
         let mut text = String::new();
         let mut out = machinery::make_string_output(&mut text);
         let blocks = program::NO_BLOCKS;
-        let found =
-            machinery::eval(&env, &program, context, &blocks, &mut out, AutoEscape::None);
+        let found = machinery::eval(&env, &program, context, &blocks, &mut out, AutoEscape::None);
         let found = found.map(|_| ());
         drop(out);
         found.map_err(|error| TemplateError::render(&error)).map(|()| text)
@@ -311,9 +310,8 @@ impl Writer<'_> {
 
     fn image(&mut self, image: &Arc<Image>, grid: Grid) -> Result<(), TemplateError> {
         self.flush();
-        let token = |name| {
-            self.tokenizer.control_token(name).ok_or(TemplateError::NoImageToken { name })
-        };
+        let token =
+            |name| self.tokenizer.control_token(name).ok_or(TemplateError::NoImageToken { name });
         let [image_token, row_end, image_end] =
             [token("[IMG]")?, token("[IMG_BREAK]")?, token("[IMG_END]")?];
         let start = self.prompt.tokens.len();

@@ -8,7 +8,8 @@ use minijinja::value::Value;
 
 use super::marks::Marks;
 use crate::chat::{
-    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, Tool, ToolCall, python_json,
+    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, Tool, ToolCall,
+    python_json,
 };
 use crate::tokenizer::Tokenizer;
 
@@ -160,21 +161,19 @@ fn content_value(content: &[ContentChunk], shapes: Shapes) -> Value {
     }
     let chunks: Vec<Value> = content
         .iter()
-        .map(|chunk| {
-            match chunk {
-                ContentChunk::Text(text) => {
-                    dict([("type", "text".into()), ("text", text.as_str().into())])
-                }
-                ContentChunk::Thinking { thinking, closed } => dict([
-                    ("type", "thinking".into()),
-                    ("thinking", thinking.as_str().into()),
-                    ("closed", (*closed).into()),
-                ]),
-                ContentChunk::Image(_) if shapes.image_urls => {
-                    dict([("type", "image_url".into()), ("image_url", dict([]))])
-                }
-                ContentChunk::Image(_) => dict([("type", "image".into())]),
+        .map(|chunk| match chunk {
+            ContentChunk::Text(text) => {
+                dict([("type", "text".into()), ("text", text.as_str().into())])
             }
+            ContentChunk::Thinking { thinking, closed } => dict([
+                ("type", "thinking".into()),
+                ("thinking", thinking.as_str().into()),
+                ("closed", (*closed).into()),
+            ]),
+            ContentChunk::Image(_) if shapes.image_urls => {
+                dict([("type", "image_url".into()), ("image_url", dict([]))])
+            }
+            ContentChunk::Image(_) => dict([("type", "image".into())]),
         })
         .collect();
     chunks.into()
@@ -186,11 +185,7 @@ fn call_value(call: &ToolCall, shapes: Shapes) -> Value {
         _ => call.arguments.as_str().into(),
     };
     let function = dict([("name", call.name.as_str().into()), ("arguments", arguments)]);
-    dict([
-        ("id", call.id.as_str().into()),
-        ("type", "function".into()),
-        ("function", function),
-    ])
+    dict([("id", call.id.as_str().into()), ("type", "function".into()), ("function", function)])
 }
 
 fn tool_value(tool: &Tool) -> Value {
@@ -217,9 +212,7 @@ fn json_value(json: &python_json::Value) -> Value {
         },
         python_json::Value::Float(float) => (*float).into(),
         python_json::Value::String(text) => text.as_str().into(),
-        python_json::Value::Array(items) => {
-            items.iter().map(json_value).collect::<Vec<_>>().into()
-        }
+        python_json::Value::Array(items) => items.iter().map(json_value).collect::<Vec<_>>().into(),
         python_json::Value::Object(entries) => {
             dict(entries.iter().map(|(key, value)| (key.as_str(), json_value(value))))
         }

@@ -69,12 +69,7 @@ fn printed(ledger: &Ledger, value: &Value) -> Result<String, Error> {
 }
 
 /// Pays for what multiplies: the result can be far larger than what goes in.
-fn pay_ahead(
-    ledger: &Ledger,
-    name: &str,
-    value: &Value,
-    args: &[Value],
-) -> Result<(), Error> {
+fn pay_ahead(ledger: &Ledger, name: &str, value: &Value, args: &[Value]) -> Result<(), Error> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map_or(0, str::len) as u64;
     let own = text(Some(value));
     match name {
@@ -168,7 +163,9 @@ fn add_filters(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
         });
     }
     let spent = Arc::clone(ledger);
-    env.add_filter("tojson", move |value: Value, args: Rest<Value>| tojson::tojson(&spent, &value, args));
+    env.add_filter("tojson", move |value: Value, args: Rest<Value>| {
+        tojson::tojson(&spent, &value, args)
+    });
 }
 
 /// The guards that `program` puts in front of instructions. Several operands come back as a list,

@@ -53,10 +53,7 @@ fn unavailable(what: &str) -> Error {
     Error::new(ErrorKind::SyntaxError, problem)
 }
 
-fn guarded<'s>(
-    program: &Instructions<'s>,
-    source: &'s str,
-) -> Result<Instructions<'s>, Error> {
+fn guarded<'s>(program: &Instructions<'s>, source: &'s str) -> Result<Instructions<'s>, Error> {
     let old: Vec<&Instruction<'s>> = (0..).map_while(|i| program.get(i)).collect();
     let mut starts = Vec::with_capacity(old.len() + 1);
     let mut at = 0;
@@ -195,10 +192,7 @@ fn check_expr(expr: &ast::Expr<'_>) -> Result<(), Error> {
         Expr::Var(_) | Expr::Const(_) => Ok(()),
         Expr::Slice(node) => {
             check_expr(&node.expr)?;
-            [&node.start, &node.stop, &node.step]
-                .into_iter()
-                .flatten()
-                .try_for_each(check_expr)
+            [&node.start, &node.stop, &node.step].into_iter().flatten().try_for_each(check_expr)
         }
         Expr::UnaryOp(node) => check_expr(&node.expr),
         Expr::BinOp(node) => {
