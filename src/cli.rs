@@ -56,7 +56,7 @@ pub struct ModelArgs {
     /// Type of the V cache [default: f16; f32 for a file of F32 weights]
     #[arg(long, value_enum, ignore_case = true, value_name = "TYPE")]
     pub cache_type_v: Option<CacheType>,
-    /// Vision projector file that belongs to the model
+    /// Vision projector file that belongs to the model [default: found beside it or one folder above]
     #[arg(long, value_name = "FILE")]
     pub mmproj: Option<PathBuf>,
     /// Use weights as they lie in the file, never a copy repacked for this CPU

@@ -101,3 +101,143 @@ fn mistakes_are_told() {
     check_error(&["run", "-p", "x", "--logit-bias", "5"], "", 2, "ID=VALUE");
     check_error(&["chat"], &"word ".repeat(3000), 1, "the context is full");
 }
+
+const TOOLS: &str = r#"[{"type": "function", "function": {"name": "get_weather",
+    "description": "Get the current weather for a city", "parameters": {"type": "object",
+    "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]"#;
+
+/// A folder with a red square on black, tools, and files with faults.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, content: &[u8]| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    };
+    put("tools.json", TOOLS.as_bytes());
+    put("twice.json", format!("[{0},{0}]", &TOOLS[1..TOOLS.len() - 1]).as_bytes());
+    put("name.json", TOOLS.replace("get_weather", "get weather").as_bytes());
+    put("cut.json", b"[{");
+    put(
+        "schema.json",
+        br#"{"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 999}},
+        "required": ["n"], "additionalProperties": false}"#,
+    );
+    put("not.json", br#"{"type": "object", "properties": {"n": {"not": {}}}}"#);
+    put("g.lark", b"start: \"yes\" | \"no\"\n");
+    put("bad.lark", b"start: (\n");
+    put("broken.png", b"\x89PNG\r\n\x1a\n");
+    put("empty.png", b"");
+    put("text.png", b"hello");
+    let square = image::RgbImage::from_fn(112, 112, |x, y| {
+        let is_inside = (28..84).contains(&x) && (28..84).contains(&y);
+        image::Rgb(if is_inside { [230, 25, 25] } else { [0, 0, 0] })
+    });
+    square.save(folder.path().join("red.png")).unwrap();
+    folder
+}
+
+/// Runs `gust run` greedily; `{d}` in the flags stands for the folder.
+fn run_in(folder: &tempfile::TempDir, prompt: &str, flags: &[&str]) -> Output {
+    let place = folder.path().to_str().unwrap();
+    let flags: Vec<String> = flags.iter().map(|flag| flag.replace("{d}", place)).collect();
+    let flags = flags.iter().map(String::as_str);
+    gust(&["run", "--temp", "0", "-p", prompt].into_iter().chain(flags).collect::<Vec<_>>(), "")
+}
+
+#[test]
+fn pictures_are_seen() {
+    let folder = folder();
+    let output = run_in(&folder, "What colour is the shape?", &["--image", "{d}/red.png"]);
+    let answer = text(&output.stdout);
+    assert!(answer.contains("red"), "{answer}{}", text(&output.stderr));
+    let told = text(&output.stderr);
+    assert!(told.contains("red.png 112×112 → 20 tokens"), "{told}");
+    let two = ["--image", "{d}/red.png", "--image", "{d}/red.png", "-n", "4"];
+    let output = run_in(&folder, "What is this?", &two);
+    assert_eq!(text(&output.stderr).matches("red.png 112×112").count(), 2);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn calls_are_lines_of_json() {
+    let folder = folder();
+    let run = |prompt: &str, flags: &[&str]| {
+        let output = run_in(&folder, prompt, &[&["--tools", "{d}/tools.json"], flags].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let call: serde_json::Value =
+        serde_json::from_str(&run("Weather in Ottawa please", &[])).unwrap();
+    assert_eq!(call["name"], "get_weather");
+    assert_eq!(call["arguments"]["city"], "Ottawa");
+    assert_eq!(call["id"].as_str().unwrap().len(), 9);
+    for choice in ["required", "get_weather"] {
+        let said = run("Hello", &["--tool-choice", choice]);
+        let call: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert!(call["arguments"]["city"].is_string(), "{said}");
+    }
+    let said = run("Weather in Ottawa please", &["--tool-choice", "none", "-n", "40"]);
+    assert!(!said.contains("\"name\""), "{said}");
+}
+
+#[test]
+fn answers_keep_the_form_that_was_asked_for() {
+    let folder = folder();
+    let run = |flags: &[&str]| {
+        let output = run_in(&folder, "Hello", &[flags, &["--hide-reasoning"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout).trim_end().to_owned()
+    };
+    let said = run(&["--json-schema", "{d}/schema.json"]);
+    let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(value["n"].as_u64().is_some_and(|n| n <= 999), "{said}");
+    assert!(["yes", "no"].contains(&run(&["--grammar", "{d}/g.lark"]).as_str()));
+    let said = run(&["--regex", "[a-c]{3}", "--think", "--reasoning-budget", "8"]);
+    assert!(said.len() == 3 && said.bytes().all(|b| (b'a'..=b'c').contains(&b)), "{said}");
+}
+
+#[test]
+fn files_with_faults_are_named() {
+    let folder = folder();
+    let check = |flags: &[&str], code: i32, expected: &[&str]| {
+        let output = run_in(&folder, "x", flags);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{flags:?}: {told}");
+        assert_eq!(text(&output.stdout), "", "{flags:?}");
+        expected.iter().for_each(|part| assert!(told.contains(part), "{flags:?}: {told}"));
+    };
+    check(&["--image", "{d}/none.png"], 1, &["none.png"]);
+    check(&["--image", "{d}"], 1, &["is a folder"]);
+    check(&["--image", "{d}/broken.png"], 1, &["broken.png"]);
+    check(&["--image", "{d}/empty.png"], 1, &["empty.png", "empty"]);
+    check(&["--image", "{d}/text.png"], 1, &["text.png", "not a picture"]);
+    check(&["--tools", "{d}/cut.json"], 1, &["cut.json", "not JSON", "line 1"]);
+    check(&["--tools", "{d}/twice.json"], 1, &["twice.json", "tools[1]"]);
+    check(&["--tools", "{d}/name.json"], 1, &["name.json", "tools[0]", "get weather"]);
+    check(&["--tools", "{d}/schema.json"], 1, &["schema.json", "tools[0]"]);
+    let choice = ["--tools", "{d}/tools.json", "--tool-choice", "other"];
+    check(&choice, 1, &["other", "get_weather"]);
+    check(&["--tool-choice", "auto"], 2, &["--tools"]);
+    check(&["--json-schema", "{d}/cut.json"], 1, &["cut.json", "not JSON"]);
+    check(&["--json-schema", "{d}/not.json"], 1, &["not.json", "#/properties/n"]);
+    check(&["--grammar", "{d}/bad.lark"], 1, &["bad.lark"]);
+    check(&["--regex", "("], 1, &["regex"]);
+    check(&["--json", "--regex", "a"], 2, &["--regex"]);
+    check(&["--raw", "--json"], 2, &["--raw"]);
+    check(&["--reasoning-budget", "-1"], 2, &["--reasoning-budget"]);
+}
+
+#[test]
+fn a_pipe_attaches_pictures_and_reports_calls() {
+    let folder = folder();
+    let place = folder.path().display();
+    let lines = format!(
+        "/image {place}/red.png\nWhat colour is the shape?\n/reset\n/tools {place}/tools.json\n\
+         Weather in Ottawa please\n"
+    );
+    let output = gust(&["chat", "--temp", "0"], &lines);
+    let (said, told) = (text(&output.stdout), text(&output.stderr));
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].contains("red") && lines[1].contains("\"city\": \"Ottawa\""), "{said}{told}");
+    assert!(told.contains("cannot be given in a pipe"), "{told}");
+    assert_eq!(output.status.code(), Some(0));
+}

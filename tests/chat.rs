@@ -86,6 +86,21 @@ fn a_bad_line_is_null_and_the_rest_goes_on() {
 }
 
 #[test]
+fn histories_are_mended_unless_strict() {
+    let folder = tempfile::tempdir().unwrap();
+    let orphan = r#"{"messages": [{"role": "user", "content": "a"},
+        {"role": "tool", "tool_call_id": "x", "content": "b"}]}"#;
+    let lines = user("\"a\"") + &orphan.replace('\n', "") + "\n";
+    let (out, told, code) = run(folder.path(), &[], &lines);
+    assert_eq!((out.len(), code), (2, Some(0)), "{told}");
+    assert!(out.iter().all(|line| line.starts_with('[')));
+    assert!(told.contains("line 2: messages[1]") && !told.contains("line 1"), "{told}");
+    let (out, told, code) = run(folder.path(), &["--strict"], &lines);
+    assert_eq!((&out[1][..], code), ("null", Some(1)));
+    assert!(told.contains("line 2: messages[1]: a tool message cannot follow"), "{told}");
+}
+
+#[test]
 fn flags_that_do_not_fit_are_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
     for args in [&["--json"][..], &["--lines"], &["--count"], &["--chat-version", "v3"]] {

@@ -187,6 +187,13 @@ fn a_break_ends_a_picture_between_two_stages() {
     });
     assert!(matches!(broken, Err(Error::Cancelled)));
     assert_eq!(told, [(0, 4), (1, 4), (2, 4)]);
+    let cancelled = engine.embed_image(&patches, &mut |done, _| {
+        if done == 1 {
+            engine.cancel();
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(cancelled, Err(Error::Cancelled)));
     let d = difference(&embed(&engine, &patches), &golden.cases[0].rows[0]);
     assert!(d < TOLERANCE, "after the break: {d:e}");
 }

@@ -80,8 +80,10 @@ const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "obje
 /// Refuses tools whose parameters are no JSON schema of draft 7.
 pub fn validate_schemas(request: &ChatRequest) -> Result<(), EncodeError> {
     for (index, tool) in request.tools.iter().enumerate() {
-        // What is not JSON at all is refused where tools are written.
-        let Ok(schema) = serde_json::from_str(&tool.parameters) else { continue };
+        // What is no object at all is refused by `validate`.
+        let Ok(schema @ Value::Object(_)) = serde_json::from_str(&tool.parameters) else {
+            continue;
+        };
         let mut pointer = String::new();
         if let Err(expected) = check(&schema, Kind::Schema, &mut pointer) {
             let name = tool.name.clone();

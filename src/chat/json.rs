@@ -1,376 +1,183 @@
-//! Conversations as JSON, in the form of OpenAI's and Mistral's chat requests.
+//! Requests as JSON: what clients of OpenAI, Mistral and Anthropic send becomes one `ChatRequest`.
 //!
-//! The same form serves saved conversations, test cases and requests. Only what the encoder needs
-//! is read; other fields (`model`, `temperature`, …) are somebody else's and are passed over.
-//! Schemas and arguments stay text, because their spelling reaches the model.
+//! The same form serves saved conversations, test cases and requests. Only what the conversation
+//! needs is read; other fields (`model`, `temperature`, …) are somebody else's and are passed over.
+//! Reading is tolerant and lists what it altered; strict reading refuses instead of altering.
+
+mod calls;
+mod content;
+mod message;
+mod node;
+mod options;
+#[cfg(test)]
+mod tests;
+mod write;
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::{
-    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, Tool, ToolCall,
-    ToolMessage,
-};
+use self::node::{Fields, Node};
+use super::{Change, ChatRequest, Message};
 use crate::vision::{Image, ImageError};
 
-/// Makes a picture of the URL that a chunk names.
-type Images<'a> = &'a mut dyn FnMut(&str) -> Result<Image, ImageError>;
+pub use self::options::RequestOptions;
+pub use self::write::request_to_json;
+
+/// Pictures of one request.
+const MAX_IMAGES: usize = 256;
 
 /// Why a text is no conversation.
 #[derive(Debug, Error)]
 pub enum RequestError {
-    /// Not JSON, or not of this shape.
+    /// Not JSON.
     #[error("not a chat request: {0}")]
     Json(#[from] serde_json::Error),
+    /// Brackets within brackets.
+    #[error("not a chat request: it is nested more than {max} levels deep")]
+    TooDeep {
+        /// The bound.
+        max: usize,
+    },
     /// A field whose value has no meaning here.
-    #[error("{place}: {problem}")]
+    #[error("{}{problem}", separated(.place))]
     Field {
-        /// The field, as `messages[2].content[0].type`.
+        /// The field, as `messages[2].content[0].type`; empty for the request itself.
         place: String,
         /// What is found there and what was expected.
         problem: String,
     },
+    /// A picture that cannot be used.
+    #[error("{place}: {error}")]
+    Image {
+        /// The field that holds it.
+        place: String,
+        /// What is wrong with it.
+        error: ImageError,
+    },
 }
 
-/// Reads a conversation; it is well-formed afterwards, but not yet validated.
-pub fn request_from_json(json: &str, images: Images<'_>) -> Result<ChatRequest, RequestError> {
-    let wire: WireRequest = serde_json::from_str(json)?;
-    let reasoning_effort = match wire.reasoning_effort.as_deref() {
-        None => ReasoningEffort::None,
-        Some(name) => ReasoningEffort::from_name(name).ok_or_else(|| {
-            field("reasoning_effort", format!("expected \"none\" or \"high\", found {name:?}"))
-        })?,
-    };
-    let messages = wire.messages.into_iter().enumerate();
-    let tools = wire.tools.unwrap_or_default().into_iter().enumerate();
-    Ok(ChatRequest {
-        messages: messages
-            .map(|(i, message)| message.into_message(&format!("messages[{i}]"), images))
-            .collect::<Result<_, _>>()?,
-        tools: tools
-            .map(|(i, tool)| tool.into_tool(&format!("tools[{i}]")))
-            .collect::<Result<_, _>>()?,
-        reasoning_effort,
-        ..ChatRequest::default()
-    })
+fn separated(place: &str) -> String {
+    if place.is_empty() { String::new() } else { format!("{place}: ") }
 }
 
-/// Writes a conversation so that `request_from_json` reads the same one.
-pub fn request_to_json(request: &ChatRequest) -> String {
-    let wire = WireRequest {
-        reasoning_effort: Some(request.reasoning_effort.name().to_owned()),
-        messages: request.messages.iter().map(WireMessage::from_message).collect(),
-        tools: (!request.tools.is_empty())
-            .then(|| request.tools.iter().map(WireTool::from_tool).collect()),
-    };
-    serde_json::to_string_pretty(&wire).expect("the wire structs have string keys only")
+impl RequestError {
+    fn field(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        RequestError::Field { place: place.into(), problem: problem.into() }
+    }
 }
 
-fn field(place: impl Into<String>, problem: impl Into<String>) -> RequestError {
-    RequestError::Field { place: place.into(), problem: problem.into() }
+/// A request as it was meant, and what had to be altered to read it so.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reading {
+    /// The conversation, not yet normalised or validated.
+    pub request: ChatRequest,
+    /// What the request says beside the conversation.
+    pub options: RequestOptions,
+    /// What means something else now than what was sent.
+    pub changes: Vec<Change>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct WireRequest {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning_effort: Option<String>,
-    messages: Vec<WireMessage>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tools: Option<Vec<WireTool>>,
+/// Turns a picture's URL into the picture.
+pub type ImageSource<'a> = dyn FnMut(&str) -> Result<Image, ImageError> + 'a;
+
+/// Reads a request of mistral-common's own form and refuses whatever it would have to alter. The
+/// conversation is not yet validated.
+pub fn request_from_json(
+    json: &str,
+    images: &mut ImageSource<'_>,
+) -> Result<ChatRequest, RequestError> {
+    Ok(Reader::new(images, true).read(json)?.request)
 }
 
-#[derive(Default, Serialize, Deserialize)]
-struct WireMessage {
-    role: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<WireContent>,
-    #[serde(skip_serializing)]
-    reasoning_content: Option<String>,
-    #[serde(skip_serializing)]
-    reasoning: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool_calls: Option<Vec<WireToolCall>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool_call_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prefix: Option<bool>,
+/// Reads whatever a client of OpenAI, Mistral or Anthropic legally sends.
+pub fn read_request(json: &str, images: &mut ImageSource<'_>) -> Result<Reading, RequestError> {
+    Reader::new(images, false).read(json)
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged, expecting = "content must be a string or a list of chunks with a \"type\"")]
-enum WireContent {
-    Text(String),
-    Chunks(Vec<WireChunk>),
+/// Reads tools alone: a list of them, or a request that has them.
+pub fn tools_from_json(json: &str) -> Result<Vec<super::Tool>, RequestError> {
+    let mut no_images = |_: &str| Err(ImageError::NoUrl);
+    let mut reader = Reader::new(&mut no_images, false);
+    let root = Node::root(json)?;
+    match root.is_list() {
+        true => reader.tools(&root),
+        false => match root.fields()?.get("tools") {
+            Some(tools) => reader.tools(&tools),
+            None => Err(root.error("expected a list of tools, or an object with \"tools\"")),
+        },
+    }
 }
 
-#[derive(Default, Serialize, Deserialize)]
-struct WireChunk {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    thinking: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    closed: Option<bool>,
-    #[serde(skip_serializing)]
-    image_url: Option<WireUrl>,
+struct Reader<'a, 'i> {
+    images: &'a mut ImageSource<'i>,
+    n_images: usize,
+    strict: bool,
+    changes: Vec<Change>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum WireUrl {
-    Url(String),
-    Object { url: String },
-}
+impl<'a, 'i> Reader<'a, 'i> {
+    fn new(images: &'a mut ImageSource<'i>, strict: bool) -> Self {
+        Reader { images, n_images: 0, strict, changes: Vec::new() }
+    }
 
-#[derive(Serialize, Deserialize)]
-struct WireToolCall {
-    id: Option<String>,
-    #[serde(rename = "type", default = "function_kind")]
-    kind: String,
-    function: WireFunctionCall,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireFunctionCall {
-    name: String,
-    arguments: Option<Box<RawValue>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireTool {
-    #[serde(rename = "type", default = "function_kind")]
-    kind: String,
-    function: WireFunction,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireFunction {
-    name: String,
-    description: Option<String>,
-    parameters: Option<Box<RawValue>>,
-}
-
-fn function_kind() -> String {
-    "function".to_owned()
-}
-
-fn raw(json: String) -> Option<Box<RawValue>> {
-    RawValue::from_string(json).ok()
-}
-
-impl WireMessage {
-    fn into_message(self, place: &str, images: Images<'_>) -> Result<Message, RequestError> {
-        let content = match self.content {
+    fn read(mut self, json: &str) -> Result<Reading, RequestError> {
+        let fields = Node::root(json)?.fields()?;
+        let mut messages = Vec::new();
+        if let Some(system) = fields.get("system") {
+            self.foreign(&system.place, "instructions stand in a system message")?;
+            messages.push(Message::System(self.content(&system)?));
+        }
+        for message in fields.need("messages")?.items()? {
+            self.message(&message, &mut messages)?;
+        }
+        if fields.flag("continue_final_message")? == Some(true)
+            && let Some(Message::Assistant(last)) = messages.last_mut()
+        {
+            last.prefix = true;
+        }
+        let tools = match fields.any(&["tools", "functions"]) {
+            Some(tools) => self.tools(&tools)?,
             None => Vec::new(),
-            Some(WireContent::Text(text)) if text.is_empty() => Vec::new(),
-            Some(WireContent::Text(text)) => vec![ContentChunk::Text(text)],
-            Some(WireContent::Chunks(chunks)) => chunks
-                .into_iter()
-                .enumerate()
-                .map(|(i, chunk)| chunk.into_chunk(&format!("{place}.content[{i}]"), images))
-                .collect::<Result<_, _>>()?,
         };
-        match self.role.as_str() {
-            "system" => Ok(Message::System(content)),
-            "user" => Ok(Message::User(content)),
-            "tool" => Ok(Message::Tool(ToolMessage {
-                content,
-                tool_call_id: self.tool_call_id.unwrap_or_default(),
-            })),
-            "assistant" => {
-                let content =
-                    with_reasoning(content, self.reasoning_content.or(self.reasoning), place)?;
-                let tool_calls = self.tool_calls.unwrap_or_default().into_iter().enumerate();
-                Ok(Message::Assistant(AssistantMessage {
-                    content,
-                    tool_calls: tool_calls
-                        .map(|(i, call)| call.into_call(&format!("{place}.tool_calls[{i}]")))
-                        .collect::<Result<_, _>>()?,
-                    prefix: self.prefix.unwrap_or(false),
-                }))
-            }
-            role => Err(field(
-                format!("{place}.role"),
-                format!("expected system, user, assistant or tool, found {role:?}"),
-            )),
-        }
-    }
-
-    fn from_message(message: &Message) -> Self {
-        let mut wire = WireMessage { role: message.role().to_owned(), ..Self::default() };
-        let content = match message {
-            Message::System(content) | Message::User(content) => content,
-            Message::Tool(tool) => {
-                wire.tool_call_id = Some(tool.tool_call_id.clone());
-                &tool.content
-            }
-            Message::Assistant(assistant) => {
-                wire.prefix = assistant.prefix.then_some(true);
-                wire.tool_calls = (!assistant.tool_calls.is_empty())
-                    .then(|| assistant.tool_calls.iter().map(WireToolCall::from_call).collect());
-                &assistant.content
-            }
+        let (reasoning_effort, options) = self.reasoning(&fields)?;
+        let request = ChatRequest {
+            messages,
+            tools,
+            tool_choice: self.tool_choice(&fields)?,
+            response_format: self.response_format(&fields)?,
+            reasoning_effort,
         };
-        wire.content = Some(match content.as_slice() {
-            [] => WireContent::Text(String::new()),
-            [ContentChunk::Text(text)] => WireContent::Text(text.clone()),
-            chunks => WireContent::Chunks(chunks.iter().map(WireChunk::from_chunk).collect()),
-        });
-        wire
+        Ok(Reading { request, options, changes: self.changes })
     }
-}
 
-/// OpenAI-style reasoning is a closed thinking chunk in front of the content.
-fn with_reasoning(
-    mut content: Vec<ContentChunk>,
-    reasoning: Option<String>,
-    place: &str,
-) -> Result<Vec<ContentChunk>, RequestError> {
-    let Some(thinking) = reasoning else { return Ok(content) };
-    if content.iter().any(|chunk| matches!(chunk, ContentChunk::Thinking { .. })) {
-        return Err(field(place, "has both reasoning_content and thinking chunks; keep one"));
+    /// Notes an alteration; a strict reading refuses it.
+    fn change(&mut self, place: &str, what: impl Into<String>) -> Result<(), RequestError> {
+        let what = what.into();
+        if self.strict {
+            return Err(RequestError::field(place, format!("would have to be altered: {what}")));
+        }
+        self.changes.push(Change::new(place, what));
+        Ok(())
     }
-    content.insert(0, ContentChunk::Thinking { thinking, closed: true });
-    Ok(content)
-}
 
-impl WireChunk {
-    fn into_chunk(self, place: &str, images: Images<'_>) -> Result<ContentChunk, RequestError> {
-        let missing = |name: &str| field(place, format!("a {name} chunk needs {name:?}"));
-        match self.kind.as_str() {
-            "text" => Ok(ContentChunk::Text(self.text.ok_or_else(|| missing("text"))?)),
-            "thinking" => Ok(ContentChunk::Thinking {
-                thinking: self.thinking.ok_or_else(|| missing("thinking"))?,
-                closed: self.closed.unwrap_or(true),
-            }),
-            "image_url" => {
-                let url = match self.image_url.ok_or_else(|| missing("image_url"))? {
-                    WireUrl::Url(url) | WireUrl::Object { url } => url,
-                };
-                let image = images(&url).map_err(|error| field(place, error.to_string()))?;
-                Ok(ContentChunk::Image(Arc::new(image)))
-            }
-            kind => Err(field(
-                format!("{place}.type"),
-                format!("expected text, thinking or image_url, found {kind:?}"),
-            )),
+    /// Another protocol's way to say what can be said exactly; only a strict reading minds.
+    fn foreign(&self, place: &str, expected: &str) -> Result<(), RequestError> {
+        match self.strict {
+            true => Err(RequestError::field(place, format!("is not of this protocol: {expected}"))),
+            false => Ok(()),
         }
     }
 
-    fn from_chunk(chunk: &ContentChunk) -> Self {
-        match chunk {
-            ContentChunk::Text(text) => {
-                Self { kind: "text".to_owned(), text: Some(text.clone()), ..Self::default() }
-            }
-            ContentChunk::Thinking { thinking, closed } => Self {
-                kind: "thinking".to_owned(),
-                thinking: Some(thinking.clone()),
-                closed: Some(*closed),
-                ..Self::default()
-            },
-            ContentChunk::Image(_) => Self { kind: "image_url".to_owned(), ..Self::default() },
+    fn image(&mut self, place: &str, url: &str) -> Result<Arc<Image>, RequestError> {
+        self.n_images += 1;
+        if self.n_images > MAX_IMAGES {
+            let problem = format!("the request has more than {MAX_IMAGES} pictures");
+            return Err(RequestError::field(place, problem));
         }
-    }
-}
-
-impl WireToolCall {
-    fn into_call(self, place: &str) -> Result<ToolCall, RequestError> {
-        let arguments = match self.function.arguments.as_deref().map(RawValue::get) {
-            None => "{}".to_owned(),
-            Some(text) if text.starts_with('"') => serde_json::from_str(text)?,
-            Some(object) if object.starts_with('{') => object.to_owned(),
-            Some(_) => {
-                let place = format!("{place}.function.arguments");
-                return Err(field(place, "expected a string or an object"));
-            }
-        };
-        Ok(ToolCall { id: self.id.unwrap_or_default(), name: self.function.name, arguments })
-    }
-
-    fn from_call(call: &ToolCall) -> Self {
-        let quoted = serde_json::to_string(&call.arguments).expect("a string is always JSON");
-        Self {
-            id: Some(call.id.clone()),
-            kind: function_kind(),
-            function: WireFunctionCall { name: call.name.clone(), arguments: raw(quoted) },
+        match (self.images)(url) {
+            Ok(image) => Ok(Arc::new(image)),
+            Err(error) => Err(RequestError::Image { place: place.to_owned(), error }),
         }
-    }
-}
-
-impl WireTool {
-    fn into_tool(self, place: &str) -> Result<Tool, RequestError> {
-        if self.kind != "function" {
-            let problem = format!("expected \"function\", found {:?}", self.kind);
-            return Err(field(format!("{place}.type"), problem));
-        }
-        Ok(Tool {
-            name: self.function.name,
-            description: self.function.description.unwrap_or_default(),
-            parameters: self.function.parameters.map_or("{}".to_owned(), |p| p.get().to_owned()),
-            strict: false,
-        })
-    }
-
-    fn from_tool(tool: &Tool) -> Self {
-        Self {
-            kind: function_kind(),
-            function: WireFunction {
-                name: tool.name.clone(),
-                description: Some(tool.description.clone()),
-                parameters: raw(tool.parameters.clone()),
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_reads_back_the_same() {
-        let json = r#"{"model": "x", "reasoning_effort": "HIGH", "messages": [
-            {"role": "system", "content": "s"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-            {"role": "assistant", "content": "c", "reasoning_content": "r", "tool_calls": [
-                {"id": "abcdefgh1", "function": {"name": "f", "arguments": {"x": 1e3}}},
-                {"id": "abcdefgh2", "function": {"name": "g", "arguments": "not json"}}]},
-            {"role": "tool", "tool_call_id": "abcdefgh1", "content": "1"},
-            {"role": "assistant", "content": "d", "prefix": true}],
-            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"b": 1, "a": 2}}}]}"#;
-        let request = request_from_json(json, &mut Image::from_url).unwrap();
-        assert_eq!(request.reasoning_effort, ReasoningEffort::High);
-        assert_eq!(request.tools[0].parameters, r#"{"b": 1, "a": 2}"#);
-        let Message::Assistant(assistant) = &request.messages[2] else { panic!("assistant") };
-        assert_eq!(assistant.tool_calls[0].arguments, r#"{"x": 1e3}"#);
-        assert_eq!(assistant.content.len(), 2);
-        assert_eq!(
-            request_from_json(&request_to_json(&request), &mut Image::from_url).unwrap(),
-            request
-        );
-    }
-
-    #[track_caller]
-    fn check_error(json: &str, expected: &str) {
-        let error = request_from_json(json, &mut Image::from_url).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn errors_name_the_place() {
-        check_error("{", "not a chat request");
-        check_error("[]", "not a chat request");
-        check_error(r#"{"messages": [{"role": "robot"}]}"#, "messages[0].role");
-        check_error(
-            r#"{"messages": [{"role": "user", "content": [{"type": "smell"}]}]}"#,
-            "messages[0].content[0].type",
-        );
-        check_error(r#"{"messages": [{"role": "user", "content": 3}]}"#, "a string or a list");
-        check_error(r#"{"messages": [], "reasoning_effort": "medium"}"#, "reasoning_effort");
     }
 }

@@ -7,6 +7,7 @@
 //! Nothing here knows of a terminal, a server or a forward pass.
 
 mod call_list;
+mod change;
 mod collect;
 mod draft7;
 mod encode;
@@ -15,23 +16,31 @@ mod format;
 mod grammar;
 mod json;
 mod merge;
+mod normalise;
 mod python_json;
 mod reply;
 mod stop;
+mod template;
 mod validate;
 mod version;
 
 #[cfg(test)]
 mod tests;
 
+pub use change::Change;
 pub use collect::ReplyCollector;
 pub use draft7::validate_schemas;
 pub use error::EncodeError;
 pub use format::ChatFormat;
 pub use grammar::constraint;
-pub use json::{RequestError, request_from_json, request_to_json};
+pub use json::{
+    ImageSource, Reading, RequestError, RequestOptions, read_request, request_from_json,
+    request_to_json, tools_from_json,
+};
+pub use normalise::normalise;
 pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;
+pub use template::{MAX_TEMPLATE_BYTES, Template, TemplateError};
 pub use validate::validate;
 pub use version::Version;
 
@@ -117,6 +126,24 @@ impl Message {
             Message::User(_) => "user",
             Message::Assistant(_) => "assistant",
             Message::Tool(_) => "tool",
+        }
+    }
+
+    /// What was said, whoever said it.
+    pub fn content(&self) -> &[ContentChunk] {
+        match self {
+            Message::System(content) | Message::User(content) => content,
+            Message::Assistant(assistant) => &assistant.content,
+            Message::Tool(tool) => &tool.content,
+        }
+    }
+
+    /// What was said, to be altered.
+    pub fn content_mut(&mut self) -> &mut Vec<ContentChunk> {
+        match self {
+            Message::System(content) | Message::User(content) => content,
+            Message::Assistant(assistant) => &mut assistant.content,
+            Message::Tool(tool) => &mut tool.content,
         }
     }
 }

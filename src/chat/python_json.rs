@@ -23,6 +23,14 @@ pub(crate) fn is_object(text: &str) -> bool {
     matches!(parse(text), Some(Value::Object(_)))
 }
 
+/// The text of a JSON string, quotes included in `json`; `None` if it is no string.
+pub(crate) fn read_string(json: &str) -> Option<String> {
+    match parse(json)? {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
 /// Appends `text` as a JSON string.
 pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
@@ -42,7 +50,8 @@ pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-enum Value {
+/// A JSON value with the spelling that Python would give it.
+pub(crate) enum Value {
     /// `null`, `true`, `false`, or an integer: written as it was read.
     Verbatim(String),
     Float(f64),
@@ -52,7 +61,8 @@ enum Value {
     Object(Vec<(String, Value)>),
 }
 
-fn parse(text: &str) -> Option<Value> {
+/// Reads `text`; `None` if Python's `json.loads` would refuse it.
+pub(crate) fn parse(text: &str) -> Option<Value> {
     let mut reader = Reader { bytes: text.as_bytes(), text, at: 0 };
     reader.skip_space();
     let value = reader.value(0)?;
@@ -297,7 +307,7 @@ fn write_value(value: &Value, out: &mut String) {
 
 /// Python's `repr(float)`: shortest digits that read back the same, an exponent of at least two
 /// digits below 1e-4 and from 1e16.
-fn float_repr(float: f64) -> String {
+pub(crate) fn float_repr(float: f64) -> String {
     if float.is_nan() {
         return "NaN".to_owned();
     }

@@ -128,12 +128,6 @@ fn check_counts(messages: &[Message]) -> Result<(), EncodeError> {
 
 /// Neighbouring assistant messages are one, so one of them may be empty, but not all.
 fn check_assistants_speak(messages: &[Message]) -> Result<(), EncodeError> {
-    let is_silent = |message: &Message| {
-        let Message::Assistant(assistant) = message else { return false };
-        let is_empty =
-            |chunk: &ContentChunk| matches!(chunk, ContentChunk::Text(t) if t.is_empty());
-        assistant.tool_calls.is_empty() && assistant.content.iter().all(is_empty)
-    };
     let mut index = 0;
     for group in messages.chunk_by(|a, b| a.role() == b.role()) {
         if group.iter().all(is_silent) {
@@ -142,6 +136,13 @@ fn check_assistants_speak(messages: &[Message]) -> Result<(), EncodeError> {
         index += group.len();
     }
     Ok(())
+}
+
+/// Whether this is an assistant message that neither says nor calls anything.
+pub(super) fn is_silent(message: &Message) -> bool {
+    let Message::Assistant(assistant) = message else { return false };
+    let is_empty = |chunk: &ContentChunk| matches!(chunk, ContentChunk::Text(t) if t.is_empty());
+    assistant.tool_calls.is_empty() && assistant.content.iter().all(is_empty)
 }
 
 fn check_content(

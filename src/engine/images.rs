@@ -56,21 +56,6 @@ impl Vision {
         lock(&self.sched).cancel_flags()
     }
 
-    fn run(
-        &self,
-        sched: &mut Scheduler,
-        patches: &ImagePatches,
-        turn: &mut dyn FnMut(usize, &mut dyn FnMut() -> Result<(), GgmlError>) -> Result<(), Error>,
-    ) -> Result<Vec<f32>, Error> {
-        let projector = &self.projector;
-        let state = VisionState::new(projector, patches.grid, self.device)?;
-        let mut out = Vec::new();
-        for (i, stage) in VisionGraph::stages(projector).into_iter().enumerate() {
-            turn(i, &mut || self.run_stage(sched, &state, stage, patches, &mut out))?;
-        }
-        Ok(out)
-    }
-
     fn run_stage(
         &self,
         sched: &mut Scheduler,
@@ -119,28 +104,52 @@ impl Engine {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<f32>, Error> {
         let vision = self.vision.as_ref().ok_or(Error::NoVision)?;
-        let mut sched = lock(&vision.sched);
-        let n_stages = VisionGraph::stages(&vision.projector).len();
-        let done = vision.run(&mut sched, patches, &mut |i, stage| {
-            if progress(i, n_stages).is_break() {
-                return Err(Error::Cancelled);
-            }
-            let _turn = lock(&self.runtime);
-            stage().map_err(|error| match error {
-                GgmlError::Cancelled => {
-                    self.lower_cancel();
-                    Error::Cancelled
-                }
-                error => error.into(),
-            })
-        });
+        self.embed(vision, &mut lock(&vision.sched), patches, progress)
+    }
+
+    fn embed(
+        &self,
+        vision: &Vision,
+        sched: &mut Scheduler,
+        patches: &ImagePatches,
+        progress: Progress<'_>,
+    ) -> Result<Vec<f32>, Error> {
+        let rows = self.run_tower(vision, sched, patches, progress);
         sched.release();
-        let rows = done?;
-        let _ = progress(n_stages, n_stages);
+        let rows = rows?;
         match rows.iter().all(|x| x.is_finite()) {
             true => Ok(rows),
             false => Err(Error::NotFinite),
         }
+    }
+
+    fn run_tower(
+        &self,
+        vision: &Vision,
+        sched: &mut Scheduler,
+        patches: &ImagePatches,
+        progress: Progress<'_>,
+    ) -> Result<Vec<f32>, Error> {
+        let stages = VisionGraph::stages(&vision.projector);
+        let state = VisionState::new(&vision.projector, patches.grid, vision.device)?;
+        let mut rows = Vec::new();
+        for (i, &stage) in stages.iter().enumerate() {
+            if progress(i, stages.len()).is_break() {
+                return Err(Error::Cancelled);
+            }
+            let _turn = lock(&self.runtime);
+            vision.run_stage(sched, &state, stage, patches, &mut rows).map_err(
+                |error| match error {
+                    GgmlError::Cancelled => {
+                        self.lower_cancel();
+                        Error::Cancelled
+                    }
+                    error => error.into(),
+                },
+            )?;
+        }
+        let _ = progress(stages.len(), stages.len());
+        Ok(rows)
     }
 
     /// The rows of a picture: from the cache, or from the tower.
@@ -151,12 +160,18 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<Arc<[f32]>, Error> {
         let vision = self.vision.as_ref().ok_or(Error::NoVision)?;
-        if let Some(rows) = lock(&vision.cache).get(image.hash()) {
+        let known = || lock(&vision.cache).get(image.hash());
+        if let Some(rows) = known() {
+            return Ok(rows);
+        }
+        let mut sched = lock(&vision.sched);
+        // Another session may have looked at it while this one waited.
+        if let Some(rows) = known() {
             return Ok(rows);
         }
         let patches = vision.projector.patch_config().preprocess(image);
         assert_eq!(patches.grid, grid, "the prompt was made for another tower");
-        let rows: Arc<[f32]> = self.embed_image(&patches, progress)?.into();
+        let rows: Arc<[f32]> = self.embed(vision, &mut sched, &patches, progress)?.into();
         lock(&vision.cache).put(image.hash(), rows.clone());
         Ok(rows)
     }

@@ -89,6 +89,8 @@ impl Session {
     ) -> Result<SyncStats, Error> {
         let tokens = &prompt.tokens;
         assert!(!tokens.is_empty(), "a prompt has at least one token");
+        let ends = prompt.images.iter().map(|span| span.start + span.grid.n_tokens());
+        assert!(ends.max() <= Some(tokens.len()), "the prompt ends before its pictures");
         let engine = self.engine.clone();
         let n_ctx = engine.n_ctx();
         if tokens.len() > n_ctx {

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::{Source, push_json};
-use crate::chat::{ChatFormat, ChatRequest, Version, request_from_json, validate_schemas};
+use crate::chat::{
+    Change, ChatFormat, ChatRequest, Reading, Version, normalise, read_request, request_from_json,
+    validate_schemas,
+};
 use crate::term::Printer;
 use crate::tokenizer::{TekkenInfo, TokenId, Tokenizer};
 use crate::vision::{Image, ImageError, MAX_FILE_BYTES, PatchConfig};
@@ -22,7 +25,7 @@ const BLOCK: usize = 1 << 20;
 /// Everything about a model that its prompts depend on.
 struct Encoder {
     tokenizer: Tokenizer,
-    format: ChatFormat,
+    version: Version,
     patches: PatchConfig,
     /// Whether requests are taken as they are.
     strict: bool,
@@ -93,35 +96,39 @@ impl Encoder {
             }
         };
         let version = version.or(named).unwrap_or_else(|| Version::of(&tokenizer));
-        Ok(Self { tokenizer, format: ChatFormat::Mistral(version), patches, strict, folder })
+        Ok(Self { tokenizer, version, patches, strict, folder })
     }
 
     fn encode(&self, line: &str, number: usize, printer: &Printer) -> anyhow::Result<Vec<TokenId>> {
-        let request = self.request(line)?;
-        let request = match self.strict {
-            true => {
-                validate_schemas(&request)?;
-                request
-            }
-            false => {
-                let (request, changes) = normalise(request);
-                for change in changes {
-                    printer.note(format!("line {number}: {change}"));
-                }
-                request
-            }
-        };
-        Ok(self.format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
+        let (request, changes) = self.request(line)?;
+        for change in changes {
+            printer.note(format!("line {number}: {change}"));
+        }
+        let format = ChatFormat::Mistral(self.version);
+        Ok(format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
     }
 
-    fn request(&self, line: &str) -> anyhow::Result<ChatRequest> {
+    /// The request of a line, and what was changed in it.
+    fn request(&self, line: &str) -> anyhow::Result<(ChatRequest, Vec<Change>)> {
         // A file that cannot be read says more than what the request can say about it.
         let mut unread = None;
-        let request = request_from_json(line, &mut |url| self.image(url, &mut unread));
-        match unread {
-            Some(error) => Err(error),
-            None => Ok(request?),
+        let mut images = |url: &str| self.image(url, &mut unread);
+        let reading = match self.strict {
+            true => request_from_json(line, &mut images)
+                .map(|request| Reading { request, ..Reading::default() }),
+            false => read_request(line, &mut images),
+        };
+        if let Some(error) = unread {
+            return Err(error);
         }
+        let Reading { request, mut changes, .. } = reading?;
+        if self.strict {
+            validate_schemas(&request)?;
+            return Ok((request, changes));
+        }
+        let (request, more) = normalise(request, self.version);
+        changes.extend(more);
+        Ok((request, changes))
     }
 
     fn image(&self, url: &str, unread: &mut Option<anyhow::Error>) -> Result<Image, ImageError> {
@@ -178,9 +185,4 @@ fn patches(info: &TekkenInfo) -> PatchConfig {
             ..PatchConfig::default()
         },
     }
-}
-
-/// Makes a history of any client one that the chat format knows, and tells what was changed.
-fn normalise(request: ChatRequest) -> (ChatRequest, Vec<String>) {
-    (request, Vec::new())
 }
