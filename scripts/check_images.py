@@ -61,7 +61,7 @@ def pictures(vision):
     gradient = lambda w, h: Image.fromarray(np.stack(np.broadcast_arrays(np.linspace(0, 255, w)[None], np.linspace(255, 0, h)[:, None], 128.0), -1).astype(np.uint8))
     for w, h in [(4000, 3000), (3000, 4000), (1920, 1080), (1540, 1540), (224, 224), (640, 480), (7728, 5152)]:
         yield f"photo-{w}x{h}.jpg", vision.saved(vision.photo(w, h), "JPEG", quality=92)
-        yield f"gradient-{w}x{h}.bmp", vision.saved(gradient(w, h), "BMP")
+        yield f"gradient-{w}x{h}.png", vision.saved(gradient(w, h), "PNG", compress_level=1)
     sizes = [(1, 1), (1, 5000), (5000, 1), (2, 2), (28, 28), (29, 27), (20000, 10), (10, 20000), (65500, 30), (4000, 3000), (1541, 1539), (999, 333)]
     for w, h in sizes:
         yield f"noise-{w}x{h}.bmp", vision.saved(noise(w, h), "BMP")

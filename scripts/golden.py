@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Makes all golden data under tests/golden anew: what gust's tests compare with, from the reference programs.
 
-Made with Python 3.11, mistral_common 1.13.1, transformers 5.23.0, torch 2.15.0 (CPU), gguf 0.19.0 and numpy 2.3.5:
+Made with Python 3.11, mistral_common 1.13.1, transformers 5.23.0, torch 2.15.0 (CPU), gguf 0.19.0, numpy 2.3.5,
+pillow 13.0.0 and opencv-python-headless 5.0.0.93:
 
     python -m venv venv
-    venv/bin/pip install mistral_common==1.13.1 transformers==5.23.0 torch==2.15.0 gguf==0.19.0 numpy==2.3.5
+    venv/bin/pip install mistral_common==1.13.1 transformers==5.23.0 torch==2.15.0 gguf==0.19.0 numpy==2.3.5 \
+        pillow==13.0.0 opencv-python-headless==5.0.0.93
     venv/bin/python scripts/golden.py --tekken tekken.json --fixtures DIR     # everything
     venv/bin/python scripts/golden.py model                                   # one part
 
@@ -21,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-PINNED = {"mistral_common": "1.13.1", "transformers": "5.23.0", "torch": "2.15.0", "gguf": "0.19.0", "numpy": "2.3.5"}
+PINNED = {"mistral_common": "1.13.1", "transformers": "5.23.0", "torch": "2.15.0", "gguf": "0.19.0", "numpy": "2.3.5", "pillow": "13.0.0", "opencv-python-headless": "5.0.0.93"}
 NEEDS = {"model": [], "vision_tower": [], "chat": ["tekken", "fixtures"], "tokenizer": ["tekken"]}
 
 

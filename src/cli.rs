@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::chat::ReasoningEffort;
+use crate::chat::{ReasoningEffort, Version};
 use crate::cmd;
 
 /// Run Mistral Medium 3.5 GGUF files on your own machine.
@@ -134,6 +134,9 @@ pub struct ReplyArgs {
     /// Short for --reasoning-effort high
     #[arg(long)]
     think: bool,
+    /// End the reasoning after N tokens, and answer
+    #[arg(long, value_name = "N")]
+    pub reasoning_budget: Option<u32>,
     /// Do not show the reasoning
     #[arg(long)]
     pub hide_reasoning: bool,
@@ -153,6 +156,12 @@ impl ReplyArgs {
             false => self.reasoning_effort.unwrap_or_default(),
         }
     }
+}
+
+/// Reads a flag's version of the chat format.
+pub(crate) fn chat_version(text: &str) -> Result<Version, String> {
+    Version::from_name(text)
+        .ok_or_else(|| format!("expected {}", Version::ALL.map(Version::name).join(", ")))
 }
 
 fn reasoning_effort(text: &str) -> Result<ReasoningEffort, String> {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cmd, term            a command line, or a line typed into the REPL
-//!   chat::encode       messages            -> token ids         (the v15 encoder)
+//!   chat::ChatFormat   messages            -> token ids          (the version's encoder)
 //!   engine::Session    full prompt         -> reused prefix + forward passes
 //!   model              one batch of tokens -> logits             (the graph, on ggml)
 //!   engine::Sampler    logits              -> one token id

@@ -4,6 +4,7 @@
 
 mod answer;
 mod bench;
+mod chat;
 mod engine;
 mod gguf;
 mod model;
@@ -11,4 +12,5 @@ mod tidy;
 mod tokenizer;
 mod types;
 mod util;
+mod vision;
 mod vision_tower;

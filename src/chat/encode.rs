@@ -1,53 +1,72 @@
-//! The v15 chat encoder: a conversation becomes token ids, equal to mistral-common's.
+//! The chat encoder: a conversation becomes token ids, equal to mistral-common's.
 //!
 //! Control tokens are written by id and text by the plain BPE encoder, so nothing that a user, a
 //! tool or a schema says can become a control token. There are no spaces or line feeds between the
-//! parts, and generation starts right after the last `[/INST]` or `[/TOOL_RESULTS]`.
+//! parts, and generation starts right after the last `[/INST]` or `[/TOOL_RESULTS]`. What the
+//! versions do differently stands in `version`.
 
+use std::iter;
+use std::slice;
+use std::sync::Arc;
+
+use super::version::{CallStyle, HeadAt, Rules};
 use super::{
-    AssistantMessage, ChatRequest, ContentChunk, EncodeError, Message, ReasoningEffort, Tool,
-    merge, python_json, validate,
+    AssistantMessage, ChatRequest, ContentChunk, EncodeError, Message, Tool, ToolCall, ToolMessage,
+    Version, merge, python_json, validate,
 };
-use crate::engine::Prompt;
-use crate::tokenizer::Tokenizer;
+use crate::engine::{ImageSpan, Prompt};
+use crate::tokenizer::{TokenId, Tokenizer};
+use crate::vision::{Image, PatchConfig};
 
 /// Encodes a conversation up to the place where the model goes on.
-pub fn encode(request: &ChatRequest, tokenizer: &Tokenizer) -> Result<Prompt, EncodeError> {
-    validate::validate(request)?;
-    let mut writer = Writer { tokenizer, prompt: Prompt::default() };
+pub(super) fn encode(
+    request: &ChatRequest,
+    version: Version,
+    tokenizer: &Tokenizer,
+    patches: &PatchConfig,
+) -> Result<Prompt, EncodeError> {
+    validate::validate(request, version)?;
+    let rules = version.rules();
+    let messages = merge::merge(&request.messages, version);
+    let is_user = |message: &Message| matches!(message, Message::User(_));
+    let head_at = match rules.head_at {
+        HeadAt::FirstUser => messages.iter().position(is_user),
+        HeadAt::LastUser => messages.iter().rposition(is_user),
+    };
+    let mut writer = Writer { rules, tokenizer, patches, prompt: Prompt::default() };
     writer.prompt.tokens.push(tokenizer.bos());
-    let mut tools_and_settings_written = false;
-    for message in &merge::merge(&request.messages) {
+    for (i, message) in messages.iter().enumerate() {
+        if head_at == Some(i) {
+            writer.head(request)?;
+        }
         match message {
             Message::System(content) => {
-                writer.block("[SYSTEM_PROMPT]", content, "[/SYSTEM_PROMPT]")?;
+                writer.control("[SYSTEM_PROMPT]")?;
+                writer.content(content)?;
+                writer.control("[/SYSTEM_PROMPT]")?;
             }
-            Message::User(content) => {
-                if !tools_and_settings_written {
-                    writer.tools(&request.tools)?;
-                    writer.settings(request.reasoning_effort)?;
-                    tools_and_settings_written = true;
-                }
-                writer.block("[INST]", content, "[/INST]")?;
-            }
+            Message::User(content) => writer.user(content)?,
             Message::Assistant(assistant) => writer.assistant(assistant)?,
-            Message::Tool(tool) => {
-                writer.block("[TOOL_RESULTS]", &tool.content, "[/TOOL_RESULTS]")?;
-            }
+            Message::Tool(tool) => writer.result(tool)?,
         }
     }
     Ok(writer.prompt)
 }
 
 struct Writer<'a> {
+    rules: &'static Rules,
     tokenizer: &'a Tokenizer,
+    patches: &'a PatchConfig,
     prompt: Prompt,
 }
 
 impl Writer<'_> {
+    fn control_id(&self, name: &'static str) -> Result<TokenId, EncodeError> {
+        self.tokenizer.control_token(name).ok_or(EncodeError::MissingControlToken { name })
+    }
+
     fn control(&mut self, name: &'static str) -> Result<(), EncodeError> {
-        let id =
-            self.tokenizer.control_token(name).ok_or(EncodeError::MissingControlToken { name })?;
+        let id = self.control_id(name)?;
         self.prompt.tokens.push(id);
         Ok(())
     }
@@ -55,17 +74,6 @@ impl Writer<'_> {
     /// One call is one BPE encode: two calls in a row do not merge across their border.
     fn text(&mut self, text: &str) {
         self.tokenizer.encode_into(text, &mut self.prompt.tokens);
-    }
-
-    fn block(
-        &mut self,
-        begin: &'static str,
-        content: &[ContentChunk],
-        end: &'static str,
-    ) -> Result<(), EncodeError> {
-        self.control(begin)?;
-        self.content(content)?;
-        self.control(end)
     }
 
     fn content(&mut self, content: &[ContentChunk]) -> Result<(), EncodeError> {
@@ -79,27 +87,56 @@ impl Writer<'_> {
                         self.control("[/THINK]")?;
                     }
                 }
-                ContentChunk::Image(_) => {
-                    return Err(EncodeError::MissingControlToken { name: "[IMG]" });
-                }
+                ContentChunk::Image(image) => self.image(image)?,
             }
         }
         Ok(())
     }
 
-    fn tools(&mut self, tools: &[Tool]) -> Result<(), EncodeError> {
-        if tools.is_empty() {
-            return Ok(());
+    fn image(&mut self, image: &Arc<Image>) -> Result<(), EncodeError> {
+        let cell = self.control_id("[IMG]")?;
+        let row_end = self.control_id("[IMG_BREAK]")?;
+        let image_end = self.control_id("[IMG_END]")?;
+        let grid = self.patches.grid(image.width(), image.height());
+        let tokens = &mut self.prompt.tokens;
+        let start = tokens.len();
+        for row in 1..=grid.rows {
+            tokens.extend(iter::repeat_n(cell, grid.cols as usize));
+            tokens.push(if row == grid.rows { image_end } else { row_end });
         }
-        self.control("[AVAILABLE_TOOLS]")?;
-        self.text(&tools_json(tools)?);
-        self.control("[/AVAILABLE_TOOLS]")
+        self.prompt.images.push(ImageSpan { start, grid, image: Arc::clone(image) });
+        Ok(())
     }
 
-    fn settings(&mut self, effort: ReasoningEffort) -> Result<(), EncodeError> {
-        self.control("[MODEL_SETTINGS]")?;
-        self.text(&format!("{{\"reasoning_effort\": \"{}\"}}", effort.name()));
-        self.control("[/MODEL_SETTINGS]")
+    /// Tools and settings, which stand before one of the user's messages.
+    fn head(&mut self, request: &ChatRequest) -> Result<(), EncodeError> {
+        if !request.tools.is_empty() {
+            self.control("[AVAILABLE_TOOLS]")?;
+            self.text(&tools_json(&request.tools)?);
+            self.control("[/AVAILABLE_TOOLS]")?;
+        }
+        if self.rules.settings {
+            let effort = request.reasoning_effort.name();
+            self.control("[MODEL_SETTINGS]")?;
+            self.text(&format!("{{\"reasoning_effort\": \"{effort}\"}}"));
+            self.control("[/MODEL_SETTINGS]")?;
+        }
+        Ok(())
+    }
+
+    /// A picture after nothing but text is moved to the front: so the models were trained.
+    fn user(&mut self, content: &[ContentChunk]) -> Result<(), EncodeError> {
+        let is_text = |chunk: &ContentChunk| matches!(chunk, ContentChunk::Text(_));
+        let (first, rest) = match content.split_last() {
+            Some((image @ ContentChunk::Image(_), texts)) if texts.iter().all(is_text) => {
+                (slice::from_ref(image), texts)
+            }
+            _ => (content, &[][..]),
+        };
+        self.control("[INST]")?;
+        self.content(first)?;
+        self.content(rest)?;
+        self.control("[/INST]")
     }
 
     fn assistant(&mut self, assistant: &AssistantMessage) -> Result<(), EncodeError> {
@@ -108,23 +145,49 @@ impl Writer<'_> {
             [ContentChunk::Text(text)] => self.text(text.trim_end_matches(' ')),
             content => self.content(content)?,
         }
-        for call in &assistant.tool_calls {
-            self.control("[TOOL_CALLS]")?;
-            self.text(&call.name);
-            self.control("[ARGS]")?;
-            self.text(&call.arguments);
+        if !assistant.tool_calls.is_empty() {
+            self.calls(&assistant.tool_calls)?;
         }
         if !assistant.prefix {
             self.prompt.tokens.push(self.tokenizer.eos());
         }
         Ok(())
     }
+
+    fn calls(&mut self, calls: &[ToolCall]) -> Result<(), EncodeError> {
+        if self.rules.calls == CallStyle::List {
+            self.control("[TOOL_CALLS]")?;
+            self.text(&calls_json(calls));
+            return Ok(());
+        }
+        for call in calls {
+            self.control("[TOOL_CALLS]")?;
+            self.text(&call.name);
+            if self.rules.calls == CallStyle::WithId {
+                self.control("[CALL_ID]")?;
+                self.text(&call.id);
+            }
+            self.control("[ARGS]")?;
+            self.text(&call.arguments);
+        }
+        Ok(())
+    }
+
+    fn result(&mut self, tool: &ToolMessage) -> Result<(), EncodeError> {
+        self.control("[TOOL_RESULTS]")?;
+        if self.rules.result_ids {
+            self.text(&tool.tool_call_id);
+            self.control("[TOOL_CONTENT]")?;
+        }
+        self.content(&tool.content)?;
+        self.control("[/TOOL_RESULTS]")
+    }
 }
 
 fn tools_json(tools: &[Tool]) -> Result<String, EncodeError> {
     let mut json = String::from("[");
-    for (i, tool) in tools.iter().enumerate() {
-        if i > 0 {
+    for (index, tool) in tools.iter().enumerate() {
+        if index > 0 {
             json.push_str(", ");
         }
         json.push_str("{\"type\": \"function\", \"function\": {\"name\": ");
@@ -133,10 +196,29 @@ fn tools_json(tools: &[Tool]) -> Result<String, EncodeError> {
         python_json::write_string(&tool.description, &mut json);
         json.push_str(", \"parameters\": ");
         let parameters = python_json::redump(&tool.parameters)
-            .ok_or_else(|| EncodeError::BadParameters { name: tool.name.clone() })?;
+            .ok_or_else(|| EncodeError::BadParameters { index, name: tool.name.clone() })?;
         json.push_str(&parameters);
         json.push_str("}}");
     }
     json.push(']');
     Ok(json)
+}
+
+/// The calls of a message as one list; their arguments are JSON already.
+fn calls_json(calls: &[ToolCall]) -> String {
+    let mut json = String::from("[");
+    for (i, call) in calls.iter().enumerate() {
+        if i > 0 {
+            json.push_str(", ");
+        }
+        json.push_str("{\"name\": ");
+        python_json::write_string(&call.name, &mut json);
+        json.push_str(", \"arguments\": ");
+        json.push_str(&call.arguments);
+        json.push_str(", \"id\": ");
+        python_json::write_string(&call.id, &mut json);
+        json.push('}');
+    }
+    json.push(']');
+    json
 }

@@ -46,7 +46,7 @@ pub enum EncodeError {
         index: usize,
     },
     /// A chunk that the role cannot hold.
-    #[error("messages[{index}]: a {role} message cannot hold {chunk} chunks")]
+    #[error("messages[{index}]: a {role} message of a {version} chat cannot hold {chunk} chunks")]
     BadChunk {
         /// The message.
         index: usize,
@@ -54,19 +54,30 @@ pub enum EncodeError {
         role: &'static str,
         /// Kind of chunk.
         chunk: &'static str,
+        /// The chat format's version.
+        version: &'static str,
     },
     /// An assistant message that says and calls nothing.
-    #[error("an assistant message has neither content nor tool calls")]
-    EmptyAssistant,
+    #[error("messages[{index}]: an assistant message has neither content nor tool calls")]
+    EmptyAssistant {
+        /// The message; the first of them if there are several in a row.
+        index: usize,
+    },
     /// A call or result without an id.
-    #[error("messages[{index}]: a tool call id must be a non-empty string other than \"null\"")]
+    #[error("messages[{index}]: tool call id {id:?}; expected {expected}")]
     BadCallId {
         /// The message.
         index: usize,
+        /// The id.
+        id: String,
+        /// What ids look like.
+        expected: &'static str,
     },
     /// A name the model was not trained to write.
-    #[error("function name {name:?} is not 1 to 64 of a-z, A-Z, 0-9, underscore and dash")]
+    #[error("{place}: function name {name:?} is not 1 to 64 of a-z, A-Z, 0-9, underscore and dash")]
     BadFunctionName {
+        /// The tool or call, as `tools[0]`.
+        place: String,
         /// The name.
         name: String,
     },
@@ -79,15 +90,37 @@ pub enum EncodeError {
         problem: String,
     },
     /// A tool's schema is not JSON.
-    #[error("tool {name:?}: its parameters are not a JSON object")]
+    #[error("tools[{index}]: the parameters of {name:?} are not a JSON object")]
     BadParameters {
+        /// The tool's place.
+        index: usize,
         /// The tool.
         name: String,
     },
+    /// A tool's schema is JSON, but no schema.
+    #[error(
+        "tools[{index}]: the parameters of {name:?} are no JSON schema: \"{pointer}\" is not {expected}"
+    )]
+    BadSchema {
+        /// The tool's place.
+        index: usize,
+        /// The tool.
+        name: String,
+        /// JSON pointer into its parameters.
+        pointer: String,
+        /// What should stand there.
+        expected: &'static str,
+    },
+    /// An effort is asked for where the model cannot be told.
+    #[error("reasoning_effort: a {version} model has no such setting; leave it out or say none")]
+    NoEffort {
+        /// The chat format's version.
+        version: &'static str,
+    },
     /// The vocabulary belongs to another model family or version.
     #[error(
-        "the tokenizer has no control token {name}; \
-             it is not a v15 tokenizer, so this chat format does not fit"
+        "the tokenizer has no control token {name}, \
+             so this chat format does not fit it; choose another version"
     )]
     MissingControlToken {
         /// The token's name.

@@ -4,6 +4,8 @@
 //! is read; other fields (`model`, `temperature`, …) are somebody else's and are passed over.
 //! Schemas and arguments stay text, because their spelling reaches the model.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -12,6 +14,10 @@ use super::{
     AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, Tool, ToolCall,
     ToolMessage,
 };
+use crate::vision::{Image, ImageError};
+
+/// Makes a picture of the URL that a chunk names.
+type Images<'a> = &'a mut dyn FnMut(&str) -> Result<Image, ImageError>;
 
 /// Why a text is no conversation.
 #[derive(Debug, Error)]
@@ -30,7 +36,7 @@ pub enum RequestError {
 }
 
 /// Reads a conversation; it is well-formed afterwards, but not yet validated.
-pub fn request_from_json(json: &str) -> Result<ChatRequest, RequestError> {
+pub fn request_from_json(json: &str, images: Images<'_>) -> Result<ChatRequest, RequestError> {
     let wire: WireRequest = serde_json::from_str(json)?;
     let reasoning_effort = match wire.reasoning_effort.as_deref() {
         None => ReasoningEffort::None,
@@ -42,7 +48,7 @@ pub fn request_from_json(json: &str) -> Result<ChatRequest, RequestError> {
     let tools = wire.tools.unwrap_or_default().into_iter().enumerate();
     Ok(ChatRequest {
         messages: messages
-            .map(|(i, message)| message.into_message(&format!("messages[{i}]")))
+            .map(|(i, message)| message.into_message(&format!("messages[{i}]"), images))
             .collect::<Result<_, _>>()?,
         tools: tools
             .map(|(i, tool)| tool.into_tool(&format!("tools[{i}]")))
@@ -110,6 +116,15 @@ struct WireChunk {
     thinking: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     closed: Option<bool>,
+    #[serde(skip_serializing)]
+    image_url: Option<WireUrl>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WireUrl {
+    Url(String),
+    Object { url: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,7 +164,7 @@ fn raw(json: String) -> Option<Box<RawValue>> {
 }
 
 impl WireMessage {
-    fn into_message(self, place: &str) -> Result<Message, RequestError> {
+    fn into_message(self, place: &str, images: Images<'_>) -> Result<Message, RequestError> {
         let content = match self.content {
             None => Vec::new(),
             Some(WireContent::Text(text)) if text.is_empty() => Vec::new(),
@@ -157,7 +172,7 @@ impl WireMessage {
             Some(WireContent::Chunks(chunks)) => chunks
                 .into_iter()
                 .enumerate()
-                .map(|(i, chunk)| chunk.into_chunk(&format!("{place}.content[{i}]")))
+                .map(|(i, chunk)| chunk.into_chunk(&format!("{place}.content[{i}]"), images))
                 .collect::<Result<_, _>>()?,
         };
         match self.role.as_str() {
@@ -225,7 +240,7 @@ fn with_reasoning(
 }
 
 impl WireChunk {
-    fn into_chunk(self, place: &str) -> Result<ContentChunk, RequestError> {
+    fn into_chunk(self, place: &str, images: Images<'_>) -> Result<ContentChunk, RequestError> {
         let missing = |name: &str| field(place, format!("a {name} chunk needs {name:?}"));
         match self.kind.as_str() {
             "text" => Ok(ContentChunk::Text(self.text.ok_or_else(|| missing("text"))?)),
@@ -233,9 +248,16 @@ impl WireChunk {
                 thinking: self.thinking.ok_or_else(|| missing("thinking"))?,
                 closed: self.closed.unwrap_or(true),
             }),
+            "image_url" => {
+                let url = match self.image_url.ok_or_else(|| missing("image_url"))? {
+                    WireUrl::Url(url) | WireUrl::Object { url } => url,
+                };
+                let image = images(&url).map_err(|error| field(place, error.to_string()))?;
+                Ok(ContentChunk::Image(Arc::new(image)))
+            }
             kind => Err(field(
                 format!("{place}.type"),
-                format!("expected text or thinking, found {kind:?}"),
+                format!("expected text, thinking or image_url, found {kind:?}"),
             )),
         }
     }
@@ -321,18 +343,21 @@ mod tests {
             {"role": "tool", "tool_call_id": "abcdefgh1", "content": "1"},
             {"role": "assistant", "content": "d", "prefix": true}],
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {"b": 1, "a": 2}}}]}"#;
-        let request = request_from_json(json).unwrap();
+        let request = request_from_json(json, &mut Image::from_url).unwrap();
         assert_eq!(request.reasoning_effort, ReasoningEffort::High);
         assert_eq!(request.tools[0].parameters, r#"{"b": 1, "a": 2}"#);
         let Message::Assistant(assistant) = &request.messages[2] else { panic!("assistant") };
         assert_eq!(assistant.tool_calls[0].arguments, r#"{"x": 1e3}"#);
         assert_eq!(assistant.content.len(), 2);
-        assert_eq!(request_from_json(&request_to_json(&request)).unwrap(), request);
+        assert_eq!(
+            request_from_json(&request_to_json(&request), &mut Image::from_url).unwrap(),
+            request
+        );
     }
 
     #[track_caller]
     fn check_error(json: &str, expected: &str) {
-        let error = request_from_json(json).unwrap_err().to_string();
+        let error = request_from_json(json, &mut Image::from_url).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 

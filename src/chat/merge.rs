@@ -1,35 +1,40 @@
 //! Joins neighbouring messages of one role and puts tool results into the order of their calls.
 //!
 //! What comes out has no two user or assistant messages in a row and no two text chunks in a row,
-//! so that every text run is one BPE encode. The rules are mistral-common's
-//! `InstructRequestNormalizerV15`: text of two messages is joined by a blank line, text of one
-//! message by nothing, and a chunk that is not text ends the run.
+//! so that every text run is one BPE encode. The rules are those of mistral-common's request
+//! normalizers: text of two messages is joined by a blank line, text of one message by what the
+//! version says, and a chunk that is not text ends the run.
 
 use std::collections::HashMap;
 use std::mem;
 
-use super::{AssistantMessage, ContentChunk, Message, ToolCall, ToolMessage, python_json};
+use super::version::Rules;
+use super::{AssistantMessage, ContentChunk, Message, ToolCall, ToolMessage, Version, python_json};
 
 /// The conversation in the shape in which it is encoded.
-pub(super) fn merge(messages: &[Message]) -> Vec<Message> {
+pub(super) fn merge(messages: &[Message], version: Version) -> Vec<Message> {
+    let rules = version.rules();
+    let separator = rules.chunk_separator;
     let mut merged = Vec::new();
     // Ids of the calls since the last results; they order the next results.
     let mut call_ids: Vec<String> = Vec::new();
     for group in messages.chunk_by(|a, b| a.role() == b.role()) {
         match &group[0] {
             Message::System(_) => merged.extend(
-                group.iter().map(|message| Message::System(join_content([content(message)]))),
+                group
+                    .iter()
+                    .map(|message| Message::System(join_content([content(message)], separator))),
             ),
             Message::User(_) => {
-                merged.push(Message::User(join_content(group.iter().map(content))));
+                merged.push(Message::User(join_content(group.iter().map(content), separator)));
             }
             Message::Assistant(_) => {
-                let assistant = merge_assistant(group);
+                let assistant = merge_assistant(group, separator);
                 call_ids.extend(assistant.tool_calls.iter().map(|call| call.id.clone()));
                 merged.push(Message::Assistant(assistant));
             }
             Message::Tool(_) => {
-                merged.extend(sort_results(group, &call_ids).into_iter().map(Message::Tool));
+                merged.extend(results(group, &call_ids, rules).into_iter().map(Message::Tool));
                 call_ids.clear();
             }
         }
@@ -45,9 +50,9 @@ fn content(message: &Message) -> &[ContentChunk] {
     }
 }
 
-fn merge_assistant(group: &[Message]) -> AssistantMessage {
+fn merge_assistant(group: &[Message], separator: &str) -> AssistantMessage {
     let mut merged = AssistantMessage {
-        content: join_content(group.iter().map(content)),
+        content: join_content(group.iter().map(content), separator),
         ..AssistantMessage::default()
     };
     for message in group {
@@ -74,27 +79,32 @@ fn dump_arguments(arguments: &str) -> String {
     })
 }
 
-fn sort_results(group: &[Message], call_ids: &[String]) -> Vec<ToolMessage> {
-    let place: HashMap<&str, usize> =
-        call_ids.iter().enumerate().map(|(i, id)| (id.as_str(), i)).collect();
+fn results(group: &[Message], call_ids: &[String], rules: &Rules) -> Vec<ToolMessage> {
     let mut results: Vec<ToolMessage> = group
         .iter()
         .filter_map(|message| match message {
             Message::Tool(tool) => Some(ToolMessage {
-                content: join_content([tool.content.as_slice()]),
+                content: join_content([tool.content.as_slice()], rules.chunk_separator),
                 tool_call_id: tool.tool_call_id.clone(),
             }),
             _ => None,
         })
         .collect();
-    results.sort_by_key(|result| {
-        place.get(result.tool_call_id.as_str()).copied().unwrap_or(usize::MAX)
-    });
+    if rules.sorts_results {
+        let place: HashMap<&str, usize> =
+            call_ids.iter().enumerate().map(|(i, id)| (id.as_str(), i)).collect();
+        results.sort_by_key(|result| {
+            place.get(result.tool_call_id.as_str()).copied().unwrap_or(usize::MAX)
+        });
+    }
     results
 }
 
-/// Coalesces text within and across messages. Empty text never adds a separator.
-fn join_content<'a>(contents: impl IntoIterator<Item = &'a [ContentChunk]>) -> Vec<ContentChunk> {
+/// Coalesces text within messages, by `separator`, and across messages. Empty text never adds one.
+fn join_content<'a>(
+    contents: impl IntoIterator<Item = &'a [ContentChunk]>,
+    separator: &str,
+) -> Vec<ContentChunk> {
     let mut joined = Vec::new();
     let mut run = String::new();
     for content in contents {
@@ -104,8 +114,8 @@ fn join_content<'a>(contents: impl IntoIterator<Item = &'a [ContentChunk]>) -> V
             match chunk {
                 ContentChunk::Text(text) if text.is_empty() => {}
                 ContentChunk::Text(text) => {
-                    if needs_blank_line && !run.is_empty() {
-                        run.push_str("\n\n");
+                    if !run.is_empty() {
+                        run.push_str(if needs_blank_line { "\n\n" } else { separator });
                     }
                     run.push_str(text);
                     needs_blank_line = false;
@@ -139,7 +149,7 @@ mod tests {
 
     #[track_caller]
     fn check(contents: &[&[ContentChunk]], expected: &[ContentChunk]) {
-        assert_eq!(join_content(contents.iter().copied()), expected);
+        assert_eq!(join_content(contents.iter().copied(), ""), expected);
     }
 
     #[test]
@@ -153,5 +163,7 @@ mod tests {
             &[think("t"), text("a\n\nbc")],
         );
         check(&[&[], &[]], &[]);
+        let joined = join_content([[text("a"), text(""), text("b")].as_slice()], "\n\n");
+        assert_eq!(joined, [text("a\n\nb")]);
     }
 }

@@ -1,30 +1,39 @@
 //! Conversations: what a request is, how it becomes token ids, and what a reply's ids mean.
 //!
 //! The names are mistral-common's. `json` reads and writes requests, `validate` refuses what
-//! mistral-common refuses, `merge` joins neighbouring messages, `encode` writes the v15 token ids,
-//! `reply` turns generated ids into events and `stop` ends a text at a stop string.
+//! mistral-common refuses, `merge` joins neighbouring messages, `encode` writes the token ids,
+//! `grammar` says what a reply may be, `reply` turns its ids into events and `stop` ends a text at a stop
+//! string.
 //! Nothing here knows of a terminal, a server or a forward pass.
 
+mod call_list;
 mod collect;
+mod draft7;
 mod encode;
 mod error;
+mod format;
+mod grammar;
 mod json;
 mod merge;
 mod python_json;
 mod reply;
 mod stop;
 mod validate;
+mod version;
 
 #[cfg(test)]
 mod tests;
 
 pub use collect::ReplyCollector;
-pub use encode::encode;
+pub use draft7::validate_schemas;
 pub use error::EncodeError;
+pub use format::ChatFormat;
+pub use grammar::constraint;
 pub use json::{RequestError, request_from_json, request_to_json};
 pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;
 pub use validate::validate;
+pub use version::Version;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,15 +1,18 @@
 //! Generated token ids become events: reasoning, text, tool calls.
 //!
 //! The model writes `([THINK]…[/THINK])? text? ([TOOL_CALLS]name[ARGS]{json})* </s>`, where the
-//! bracketed words are control tokens. The parser looks at ids only: the same characters spelt out
-//! as text are text. Whatever the model writes is accepted; what breaks the grammar comes out as
-//! text, or not at all if it is a lone control token, and sets `malformed` in the last event.
+//! bracketed words are control tokens. Models of v11 write `name[CALL_ID]id[ARGS]{json}` and older
+//! ones a JSON list of calls; which it is shows by itself. The parser looks at ids only: the same
+//! characters spelt out as text are text. Whatever the model writes is accepted; what breaks the
+//! grammar comes out as text, or not at all if it is a lone control token, and sets `malformed` in
+//! the last event.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::mem;
 
-use super::validate::is_function_name;
+use super::call_list::{self, WrittenCall};
+use super::validate::{is_call_id, is_function_name};
 use super::{ChatRequest, ContentChunk, Message, StopMatcher, python_json};
 use crate::tokenizer::{TokenId, Tokenizer, Utf8Stream};
 
@@ -23,7 +26,8 @@ pub enum ReplyEvent {
     /// The model begins to call a function; the argument events up to the next event that is none
     /// belong to this call.
     ToolCallStarted {
-        /// Nine letters and digits, new for each call.
+        /// Nine letters and digits, unlike those of the other calls: the model's own where it writes
+        /// ids.
         id: String,
         /// The function's name.
         name: String,
@@ -61,8 +65,9 @@ pub struct ReplyParser<'a> {
     utf8: Utf8Stream,
     stop: StopMatcher,
     malformed: bool,
-    n_calls: u64,
-    ids: RandomState,
+    /// Ids of the calls so far.
+    call_ids: Vec<String>,
+    random: RandomState,
     is_raw: bool,
 }
 
@@ -71,6 +76,7 @@ struct ControlIds {
     think: Option<TokenId>,
     end_think: Option<TokenId>,
     tool_calls: Option<TokenId>,
+    call_id: Option<TokenId>,
     args: Option<TokenId>,
 }
 
@@ -78,8 +84,13 @@ struct ControlIds {
 enum State {
     Text,
     Reasoning,
-    /// After `[TOOL_CALLS]`: the name so far.
+    /// After `[TOOL_CALLS]`: the name so far, or a list of calls.
     Name(String),
+    /// After `[CALL_ID]`: the id so far.
+    CallId {
+        name: String,
+        id: String,
+    },
     /// After `[ARGS]`: the arguments so far, without the white space around them.
     Arguments {
         json: String,
@@ -97,14 +108,15 @@ impl<'a> ReplyParser<'a> {
                 think: tokenizer.control_token("[THINK]"),
                 end_think: tokenizer.control_token("[/THINK]"),
                 tool_calls: tokenizer.control_token("[TOOL_CALLS]"),
+                call_id: tokenizer.control_token("[CALL_ID]"),
                 args: tokenizer.control_token("[ARGS]"),
             },
             state: State::Text,
             utf8: Utf8Stream::new(),
             stop: StopMatcher::default(),
             malformed: false,
-            n_calls: 0,
-            ids: RandomState::new(),
+            call_ids: Vec::new(),
+            random: RandomState::new(),
             is_raw: false,
         }
     }
@@ -169,9 +181,13 @@ impl<'a> ReplyParser<'a> {
         } else if matches!(self.state, State::Text) {
             // Only text is of use when cut off; half a call is neither a mistake nor a call.
             push_text(self.stop.finish(), &mut events);
+        } else if let State::Name(written) = &self.state
+            && let Some(calls) = call_list::parse(written)
+        {
+            self.push_calls(calls, &mut events);
         }
         let reason = match complete {
-            true if self.n_calls > 0 && !stopped => FinishReason::ToolCalls,
+            true if !self.call_ids.is_empty() && !stopped => FinishReason::ToolCalls,
             true => FinishReason::Stop,
             false => reason,
         };
@@ -192,25 +208,46 @@ impl<'a> ReplyParser<'a> {
         } else if id == self.control.tool_calls {
             self.malformed |= thinking;
             self.enter(State::Name(String::new()), events);
-        } else if id == self.control.args && matches!(self.state, State::Name(_)) {
-            self.take_name(events);
+        } else if id == self.control.call_id
+            && let State::Name(name) = &mut self.state
+        {
+            self.state = State::CallId { name: mem::take(name), id: String::new() };
+        } else if id == self.control.args
+            && let State::Name(name) = &mut self.state
+        {
+            let name = mem::take(name);
+            self.begin_call(name, None, events);
+        } else if id == self.control.args
+            && let State::CallId { name, id } = &mut self.state
+        {
+            let (name, id) = (mem::take(name), mem::take(id));
+            self.begin_call(name, Some(id), events);
         } else {
             self.malformed |= !self.is_raw;
         }
     }
 
-    fn take_name(&mut self, events: &mut Vec<ReplyEvent>) {
-        let State::Name(name) = &mut self.state else { return };
-        let name = mem::take(name);
+    fn begin_call(&mut self, name: String, id: Option<String>, events: &mut Vec<ReplyEvent>) {
         let name = name.trim();
         if !is_function_name(name) {
             self.malformed = true;
             self.state = State::Text;
             return self.take_text(name.to_owned(), events);
         }
-        let id = self.next_call_id();
+        let id = self.call_id(id);
         events.push(ReplyEvent::ToolCallStarted { id, name: name.to_owned() });
         self.state = State::Arguments { json: String::new(), space: String::new() };
+    }
+
+    fn push_calls(&mut self, calls: Vec<WrittenCall>, events: &mut Vec<ReplyEvent>) {
+        for WrittenCall { id, name, arguments } in calls {
+            let id = self.call_id(id);
+            self.malformed |= !python_json::is_object(&arguments);
+            events.push(ReplyEvent::ToolCallStarted { id, name });
+            if !arguments.is_empty() {
+                events.push(ReplyEvent::ToolCallArguments(arguments));
+            }
+        }
     }
 
     fn take_text(&mut self, text: String, events: &mut Vec<ReplyEvent>) {
@@ -221,6 +258,7 @@ impl<'a> ReplyParser<'a> {
             State::Text => push_text(self.stop.push(&text), events),
             State::Reasoning => events.push(ReplyEvent::Reasoning(text)),
             State::Name(name) => name.push_str(&text),
+            State::CallId { id, .. } => id.push_str(&text),
             State::Arguments { json, space } => {
                 let mut more = mem::take(space);
                 more.push_str(&text);
@@ -240,19 +278,40 @@ impl<'a> ReplyParser<'a> {
         match mem::replace(&mut self.state, next) {
             State::Text => push_text(self.stop.finish(), events),
             State::Reasoning => {}
-            State::Name(name) => {
+            State::Name(written) => match call_list::parse(&written) {
+                Some(calls) => self.push_calls(calls, events),
+                None => {
+                    self.malformed = true;
+                    push_text(written.trim().to_owned(), events);
+                }
+            },
+            State::CallId { name, id } => {
                 self.malformed = true;
-                push_text(name.trim().to_owned(), events);
+                push_text(format!("{}{}", name.trim(), id.trim()), events);
             }
             State::Arguments { json, .. } => self.malformed |= !python_json::is_object(&json),
         }
     }
 
-    fn next_call_id(&mut self) -> String {
+    /// The id that the model wrote if it is one, else a new one.
+    fn call_id(&mut self, written: Option<String>) -> String {
+        let id = match written.as_deref().map(str::trim) {
+            Some(id) if is_call_id(id) && !self.call_ids.iter().any(|other| other == id) => {
+                id.to_owned()
+            }
+            written => {
+                self.malformed |= written.is_some();
+                self.new_call_id()
+            }
+        };
+        self.call_ids.push(id.clone());
+        id
+    }
+
+    fn new_call_id(&self) -> String {
         const ALPHABET: &[u8; 62] =
             b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-        let mut random = self.ids.hash_one(self.n_calls);
-        self.n_calls += 1;
+        let mut random = self.random.hash_one(self.call_ids.len());
         (0..9)
             .map(|_| {
                 let letter = ALPHABET[(random % 62) as usize];

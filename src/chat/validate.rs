@@ -1,30 +1,43 @@
 //! Refuses the conversations that mistral-common refuses, and no others.
 //!
 //! Histories as clients send them are wilder than this; making them valid is another step, in
-//! front of this one. The rules are those of `MistralRequestValidatorV15` in its `test` mode, in
-//! which open tool calls at the end are allowed.
+//! front of this one. The rules are those of mistral-common's request validators in their `test`
+//! mode, in which open tool calls at the end are allowed. Two things are let through: a reasoning
+//! effort of `none` where a version has no settings, which is the same as none given, and schemas
+//! that break JSON schema's own schema, which `draft7` looks at.
 
 use std::collections::HashSet;
 
-use super::{AssistantMessage, ChatRequest, ContentChunk, EncodeError, Message, python_json};
+use super::version::{CallIds, Rules};
+use super::{
+    AssistantMessage, ChatRequest, ContentChunk, EncodeError, Message, ReasoningEffort, Version,
+    python_json,
+};
 
 /// Checks order, content, tool calls and tools of a conversation that the model is to answer.
-pub fn validate(request: &ChatRequest) -> Result<(), EncodeError> {
+pub fn validate(request: &ChatRequest, version: Version) -> Result<(), EncodeError> {
+    let rules = version.rules();
     let messages = &request.messages;
     check_ends(messages)?;
     check_order(messages)?;
-    check_pairing(messages)?;
+    match rules.pairs_ids {
+        true => check_pairing(messages)?,
+        false => check_counts(messages)?,
+    }
     for (index, message) in messages.iter().enumerate() {
-        check_content(message, index, index + 1 == messages.len())?;
+        check_content(message, index, index + 1 == messages.len(), rules)?;
     }
     check_assistants_speak(messages)?;
-    for tool in &request.tools {
-        check_function_name(&tool.name)?;
+    for (index, tool) in request.tools.iter().enumerate() {
+        check_function_name(&tool.name, || format!("tools[{index}]"))?;
         if !python_json::is_object(&tool.parameters) {
-            return Err(EncodeError::BadParameters { name: tool.name.clone() });
+            return Err(EncodeError::BadParameters { index, name: tool.name.clone() });
         }
     }
-    Ok(())
+    match request.reasoning_effort != ReasoningEffort::None && !rules.settings {
+        true => Err(EncodeError::NoEffort { version: rules.name }),
+        false => Ok(()),
+    }
 }
 
 fn check_ends(messages: &[Message]) -> Result<(), EncodeError> {
@@ -93,6 +106,26 @@ fn check_pairing(messages: &[Message]) -> Result<(), EncodeError> {
     Ok(())
 }
 
+/// Before each assistant message there are as many results as calls, whatever their ids. The first
+/// message is not looked at.
+fn check_counts(messages: &[Message]) -> Result<(), EncodeError> {
+    let (mut n_calls, mut n_results) = (0, 0);
+    for (index, message) in messages.iter().enumerate().skip(1) {
+        match message {
+            Message::Tool(_) => n_results += 1,
+            Message::Assistant(assistant) if n_calls == n_results => {
+                (n_calls, n_results) = (assistant.tool_calls.len(), 0);
+            }
+            Message::Assistant(_) => {
+                let problem = format!("{n_calls} tool calls before it have {n_results} results");
+                return Err(EncodeError::BadPairing { index, problem });
+            }
+            Message::System(_) | Message::User(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Neighbouring assistant messages are one, so one of them may be empty, but not all.
 fn check_assistants_speak(messages: &[Message]) -> Result<(), EncodeError> {
     let is_silent = |message: &Message| {
@@ -101,45 +134,56 @@ fn check_assistants_speak(messages: &[Message]) -> Result<(), EncodeError> {
             |chunk: &ContentChunk| matches!(chunk, ContentChunk::Text(t) if t.is_empty());
         assistant.tool_calls.is_empty() && assistant.content.iter().all(is_empty)
     };
-    let mut groups = messages.chunk_by(|a, b| a.role() == b.role());
-    match groups.any(|group| group.iter().all(is_silent)) {
-        true => Err(EncodeError::EmptyAssistant),
-        false => Ok(()),
+    let mut index = 0;
+    for group in messages.chunk_by(|a, b| a.role() == b.role()) {
+        if group.iter().all(is_silent) {
+            return Err(EncodeError::EmptyAssistant { index });
+        }
+        index += group.len();
     }
+    Ok(())
 }
 
-fn check_content(message: &Message, index: usize, is_last: bool) -> Result<(), EncodeError> {
-    match message {
-        Message::System(content) | Message::User(content) => {
-            refuse_thinking(content, index, message.role())
-        }
-        Message::Tool(tool) => {
-            refuse_thinking(&tool.content, index, message.role())?;
-            check_call_id(&tool.tool_call_id, index)
-        }
-        Message::Assistant(assistant) => check_assistant(assistant, index, is_last),
-    }
-}
-
-fn refuse_thinking(
-    content: &[ContentChunk],
+fn check_content(
+    message: &Message,
     index: usize,
-    role: &'static str,
+    is_last: bool,
+    rules: &Rules,
 ) -> Result<(), EncodeError> {
-    match content.iter().any(|chunk| matches!(chunk, ContentChunk::Thinking { .. })) {
-        true => Err(EncodeError::BadChunk { index, role, chunk: "thinking" }),
-        false => Ok(()),
+    let role = message.role();
+    let content = match message {
+        Message::System(content) | Message::User(content) => content,
+        Message::Tool(tool) => {
+            check_call_id(&tool.tool_call_id, index, rules)?;
+            &tool.content
+        }
+        Message::Assistant(assistant) => {
+            check_assistant(assistant, index, is_last, rules)?;
+            &assistant.content
+        }
+    };
+    for chunk in content {
+        let (chunk, roles) = match chunk {
+            ContentChunk::Text(_) => continue,
+            ContentChunk::Thinking { .. } => ("thinking", rules.thinking_in),
+            ContentChunk::Image(_) => ("image", rules.images_in),
+        };
+        if !roles.contains(&role) {
+            return Err(EncodeError::BadChunk { index, role, chunk, version: rules.name });
+        }
     }
+    Ok(())
 }
 
 fn check_assistant(
     assistant: &AssistantMessage,
     index: usize,
     is_last: bool,
+    rules: &Rules,
 ) -> Result<(), EncodeError> {
-    for call in &assistant.tool_calls {
-        check_call_id(&call.id, index)?;
-        check_function_name(&call.name)?;
+    for (i, call) in assistant.tool_calls.iter().enumerate() {
+        check_call_id(&call.id, index, rules)?;
+        check_function_name(&call.name, || format!("messages[{index}].tool_calls[{i}]"))?;
     }
     match assistant.prefix && !is_last {
         true => Err(EncodeError::PrefixNotLast { index }),
@@ -147,23 +191,36 @@ fn check_assistant(
     }
 }
 
-fn check_call_id(id: &str, index: usize) -> Result<(), EncodeError> {
-    match id.is_empty() || id == "null" {
-        true => Err(EncodeError::BadCallId { index }),
-        false => Ok(()),
+fn check_call_id(id: &str, index: usize, rules: &Rules) -> Result<(), EncodeError> {
+    let (is_good, expected) = match rules.call_ids {
+        CallIds::Nine => (is_call_id(without_line_feed(id)), "nine letters and digits"),
+        CallIds::Any => (!id.is_empty() && id != "null", "a non-empty string other than \"null\""),
+    };
+    match is_good {
+        true => Ok(()),
+        false => Err(EncodeError::BadCallId { index, id: id.to_owned(), expected }),
     }
 }
 
-/// One line feed at the end is let through, because `$` in the reference's pattern does.
-fn check_function_name(name: &str) -> Result<(), EncodeError> {
-    match is_function_name(name.strip_suffix('\n').unwrap_or(name)) {
+fn check_function_name(name: &str, place: impl Fn() -> String) -> Result<(), EncodeError> {
+    match is_function_name(without_line_feed(name)) {
         true => Ok(()),
-        false => Err(EncodeError::BadFunctionName { name: name.to_owned() }),
+        false => Err(EncodeError::BadFunctionName { place: place(), name: name.to_owned() }),
     }
+}
+
+/// One line feed at the end is let through, because `$` in the reference's patterns does.
+fn without_line_feed(text: &str) -> &str {
+    text.strip_suffix('\n').unwrap_or(text)
 }
 
 /// Whether a name is 1 to 64 of `a-z A-Z 0-9 _ -`.
 pub(super) fn is_function_name(name: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     (1..=64).contains(&name.len()) && name.bytes().all(is_word)
+}
+
+/// Whether an id is nine letters and digits, as every version takes it.
+pub(super) fn is_call_id(id: &str) -> bool {
+    id.len() == 9 && id.bytes().all(|b| b.is_ascii_alphanumeric())
 }

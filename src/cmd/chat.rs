@@ -8,6 +8,7 @@ use std::io::{self, BufRead, IsTerminal};
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::cmd::generator::{Generator, Settings, sampling_params};
 use crate::cmd::prompt;
+use crate::cmd::request::{RequestArgs, announce};
 use crate::cmd::text::TextArgs;
 use crate::term::{Conversation, Input, Interrupt, LineEditor, Printer, Repl, Screen, Turn};
 
@@ -18,6 +19,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     text: TextArgs,
+    #[command(flatten)]
+    request: RequestArgs,
     #[command(flatten)]
     reply: ReplyArgs,
     #[command(flatten)]
@@ -43,10 +46,15 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     // Without -p and -f stdin is the conversation itself.
     let is_given = args.text.prompt.is_some() || args.text.file.is_some();
     let mut first = is_given.then(|| prompt::read(&args.text, printer)).transpose()?;
+    let images = args.request.images()?;
+    let (tools, format) = (args.request.tools()?, args.request.format()?);
     let mut generator = Generator::open(&args.model, printer)?;
     let model = generator.info().clone();
+    announce(&images, model.patches.as_ref(), printer)?;
     let system = prompt::system(&args.reply, &model.name)?;
-    let conversation = Conversation::new(system, args.reply.effort());
+    let mut conversation = Conversation::new(system, args.reply.effort());
+    conversation.reasoning_budget = args.reply.reasoning_budget;
+    (conversation.tools, conversation.format) = (tools, format);
     let is_interactive = io::stdin().is_terminal() && printer.is_terminal();
     let interrupt = match is_interactive {
         true => Interrupt::install()?,
@@ -70,20 +78,22 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         let settings = Settings {
             sampling: sampling_params(&args.sampling, effort, turn.temperature),
             reply: &args.reply,
+            reasoning_budget: turn.reasoning_budget,
             interrupt: turn.interrupt,
             printer,
         };
         generator.reply(turn.request, &settings, sink)
     };
     let mut repl = Repl::new(conversation, model, screen, interrupt, generate);
+    repl.pending = images;
     if is_interactive {
         let mut editor = LineEditor::new()?;
-        repl.run(|| match first.take() {
+        repl.run(&mut |prompt| match first.take() {
             Some(line) => Ok(Input::Line(line)),
-            None => Ok(editor.read("> ")?),
+            None => Ok(editor.read(prompt)?),
         })
     } else {
-        repl.run(|| match first.take() {
+        repl.run(&mut |_| match first.take() {
             Some(line) => Ok(Input::Line(line)),
             None => Ok(read_line(&mut io::stdin().lock())?),
         })

@@ -10,11 +10,13 @@ use anyhow::Context;
 
 use super::open;
 use crate::chat::{
-    self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
+    self, ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
+    Version,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
+use crate::constraint::{Constraint, Grammars};
 use crate::engine::{
-    End, Engine, Error, Generation, N_BATCH, Prompt, Sampler, SamplingParams, Session,
+    End, Engine, Error, Generation, N_BATCH, Prompt, Sampler, SamplingParams, Session, SyncStats,
 };
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
 use crate::tokenizer::TokenId;
@@ -47,7 +49,10 @@ pub fn sampling_params(
 #[derive(Debug)]
 pub struct Generator {
     session: Session,
+    grammars: Grammars,
     info: ModelInfo,
+    /// What was last told of the constraint's limits; a chat need not hear it with every answer.
+    told: Vec<String>,
 }
 
 /// Everything about one generation but its prompt.
@@ -57,6 +62,8 @@ pub struct Settings<'a> {
     pub sampling: SamplingParams,
     /// Limit and stop strings.
     pub reply: &'a ReplyArgs,
+    /// Tokens after which reasoning is to end.
+    pub reasoning_budget: Option<u32>,
     /// Ends the generation when raised.
     pub interrupt: &'a Interrupt,
     /// Shows how far a long prompt has come.
@@ -73,7 +80,9 @@ impl Generator {
             None => gguf.label().to_string(),
         };
         let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
-        Ok(Self { session: Session::new(&engine), info: ModelInfo { name, n_ctx } })
+        let info = ModelInfo { name, n_ctx, patches: engine.patch_config() };
+        let grammars = Grammars::new(engine.tokenizer());
+        Ok(Self { session: Session::new(&engine), grammars, info, told: Vec::new() })
     }
 
     /// What the model is called and how much it holds.
@@ -95,9 +104,20 @@ impl Generator {
         sink: &mut Sink<'_>,
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
-        let prompt = chat::encode(request, engine.tokenizer())?;
-        let parser = ReplyParser::new(engine.tokenizer()).continuing(request);
-        self.generate(&prompt, parser, settings, sink)
+        let tokenizer = engine.tokenizer();
+        let format = ChatFormat::Mistral(Version::of(tokenizer));
+        // Without a tower there are no pictures: they have been refused before.
+        let patches = self.info.patches.unwrap_or_default();
+        let prompt = format.encode(request, tokenizer, &patches)?;
+        let budget = settings.reasoning_budget;
+        let constraint = chat::constraint(request, &self.grammars, tokenizer, budget)?;
+        let notes = constraint.as_ref().map(Constraint::notes).unwrap_or_default();
+        if self.told != notes {
+            notes.iter().for_each(|note| settings.printer.warn(note));
+            self.told = notes.to_vec();
+        }
+        let parser = ReplyParser::new(tokenizer).continuing(request);
+        self.generate(&prompt, constraint, parser, settings, sink)
     }
 
     /// Continues a plain text, without any chat format.
@@ -110,12 +130,13 @@ impl Generator {
         let engine = Arc::clone(self.session.engine());
         let mut prompt = Prompt::from(&[engine.tokenizer().bos()][..]);
         engine.tokenizer().encode_into(text, &mut prompt.tokens);
-        self.generate(&prompt, ReplyParser::raw(engine.tokenizer()), settings, sink)
+        self.generate(&prompt, None, ReplyParser::raw(engine.tokenizer()), settings, sink)
     }
 
     fn generate(
         &mut self,
         prompt: &Prompt,
+        constraint: Option<Constraint>,
         parser: ReplyParser<'_>,
         settings: &Settings<'_>,
         sink: &mut Sink<'_>,
@@ -124,27 +145,14 @@ impl Generator {
         let parser = parser.with_stop(settings.reply.stop.iter().cloned());
         let mut sampler = Sampler::new(settings.sampling.clone(), engine.tokenizer().n_vocab())?;
         sampler.read(&prompt.tokens);
+        if let Some(constraint) = constraint {
+            sampler = sampler.with_constraint(constraint);
+        }
         // A Ctrl-C after the last pass of an earlier answer would end the first pass of this one.
         engine.lower_cancel();
         let start = Instant::now();
         let mut logits = Vec::new();
-        let mut bar = None;
-        let synced = self.session.sync(prompt, &mut logits, &mut |n_done, n_total| {
-            if n_total - n_done > N_BATCH {
-                bar.get_or_insert_with(|| settings.printer.progress(n_total as u64, "reading"));
-            }
-            if let Some(bar) = &bar {
-                bar.set_position(n_done as u64);
-            }
-            match settings.interrupt.is_raised() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
-        let n_reused = match synced {
+        let n_reused = match self.read(prompt, &mut logits, settings) {
             Ok(stats) => stats.n_reused,
             Err(Error::Cancelled) => {
                 let _ = send(parser.finish(FinishReason::Cancelled), sink);
@@ -168,6 +176,35 @@ impl Generator {
         let prefill = first.unwrap_or_default();
         let decode = start.elapsed().saturating_sub(prefill);
         Ok(Usage { n_prompt: prompt.tokens.len(), n_reused, n_generated, prefill, decode })
+    }
+
+    /// Brings the timeline up to the prompt's end, with a bar if that takes a while.
+    fn read(
+        &mut self,
+        prompt: &Prompt,
+        logits: &mut Vec<f32>,
+        settings: &Settings<'_>,
+    ) -> Result<SyncStats, Error> {
+        let mut bar = None;
+        let synced = self.session.sync(prompt, logits, &mut |n_done, n_total| {
+            // Beyond the tokens count the pictures that have to be looked at.
+            let has_new_images = n_total > prompt.tokens.len();
+            if n_total - n_done > N_BATCH || (has_new_images && n_done < n_total) {
+                let label = if has_new_images { "looking and reading" } else { "reading" };
+                bar.get_or_insert_with(|| settings.printer.progress(n_total as u64, label));
+            }
+            if let Some(bar) = &bar {
+                bar.set_position(n_done as u64);
+            }
+            match settings.interrupt.is_raised() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        synced
     }
 }
 

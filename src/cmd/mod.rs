@@ -9,6 +9,7 @@ mod mmproj;
 mod open;
 pub mod perplexity;
 mod prompt;
+mod request;
 pub mod run;
 mod text;
 pub mod tokenize;

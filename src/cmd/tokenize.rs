@@ -1,6 +1,9 @@
-//! `gust tokenize`: text in, token ids out. The counterpart of `detokenize`.
+//! `gust tokenize`: text or chat requests in, token ids out. The counterpart of `detokenize`.
 //!
-//! The text is taken as it is: no BOS or EOS is added, and the name of a control token is text.
+//! Text is taken as it is: no BOS or EOS is added, and the name of a control token is text. Chat
+//! requests become whole prompts, see `tokenize/chat.rs`.
+
+mod chat;
 
 use std::fs::File;
 use std::io::Read;
@@ -9,6 +12,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::text::TextArgs;
+use crate::chat::Version;
+use crate::cli;
 use crate::gguf::Gguf;
 use crate::model;
 use crate::term::Printer;
@@ -38,12 +43,27 @@ pub struct Args {
     /// Print only how many tokens there are
     #[arg(long, conflicts_with = "json")]
     count: bool,
+    /// Read one chat request per line (OpenAI's or Mistral's JSON), print one JSON array of its
+    /// prompt's ids per line; images are data URLs or paths
+    #[arg(long, conflicts_with_all = ["json", "lines", "count"])]
+    chat: bool,
+    /// Version of the chat format: v7, v11, v13 or v15 [default: the vocabulary's]
+    #[arg(long, value_name = "VERSION", requires = "chat", value_parser = cli::chat_version)]
+    chat_version: Option<Version>,
+    /// Refuse histories that the format does not know, instead of mending them
+    #[arg(long, requires = "chat")]
+    strict: bool,
 }
 
 /// Runs `gust tokenize`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
-    let tokenizer = args.input.tokenizer()?;
+    let source = args.input.source()?;
     let text = args.input.text.read()?;
+    if args.chat {
+        let file = args.input.text.file.as_deref();
+        return chat::run(source, args.chat_version, args.strict, (&text, file), printer);
+    }
+    let tokenizer = source.tokenizer()?;
     if args.lines {
         let mut out = String::new();
         for (number, line) in lines(&text) {
@@ -89,23 +109,50 @@ fn join(ids: &[TokenId], separator: &str) -> String {
     out
 }
 
+/// A file with a vocabulary.
+pub(super) enum Source {
+    /// A model.
+    Gguf(Gguf),
+    /// A tokenizer of the original checkpoints.
+    Tekken {
+        /// The path, for messages.
+        name: String,
+        /// The file's bytes.
+        json: Vec<u8>,
+    },
+}
+
+impl Source {
+    fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+        match self {
+            Source::Gguf(gguf) => Ok(Tokenizer::from_gguf(gguf)?),
+            Source::Tekken { name, json } => {
+                Tokenizer::from_tekken(json).with_context(|| name.clone())
+            }
+        }
+    }
+}
+
 impl InputArgs {
-    /// Reads the vocabulary; the file's first bytes tell which kind it is.
-    pub(super) fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
-        let Some(path) = &self.model else {
-            return Ok(Tokenizer::from_gguf(&model::builtin())?);
-        };
-        let name = path.display();
+    /// Opens the file with the vocabulary; its first bytes tell which kind it is.
+    fn source(&self) -> anyhow::Result<Source> {
+        let Some(path) = &self.model else { return Ok(Source::Gguf(model::builtin())) };
+        let name = path.display().to_string();
         let mut head = Vec::new();
         let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
         file.take(64).read_to_end(&mut head).with_context(|| format!("cannot read {name}"))?;
         if head.starts_with(b"GGUF") {
-            return Ok(Tokenizer::from_gguf(&Gguf::open(path)?)?);
+            return Ok(Source::Gguf(Gguf::open(path)?));
         }
         if head.trim_ascii_start().starts_with(b"{") {
             let json = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
-            return Tokenizer::from_tekken(&json).with_context(|| name.to_string());
+            return Ok(Source::Tekken { name, json });
         }
         anyhow::bail!("{name} is neither a GGUF file nor a tekken.json")
+    }
+
+    /// Reads the vocabulary.
+    pub(super) fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+        self.source()?.tokenizer()
     }
 }

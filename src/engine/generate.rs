@@ -56,7 +56,7 @@ impl<'a> Generation<'a> {
                 done => done?,
             }
         }
-        let token = self.sampler.sample(&mut self.logits);
+        let token = self.sampler.sample(&mut self.logits)?;
         self.sampler.accept(token);
         self.n_left -= 1;
         self.last = Some(token);

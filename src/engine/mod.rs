@@ -25,6 +25,7 @@ pub use prompt::{ImageMark, ImageRows, ImageSpan, Prompt};
 pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};
 
+use crate::constraint::ConstraintError;
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
@@ -85,6 +86,8 @@ pub enum Error {
         "this model cannot see pictures: it has no vision tower; pass its projector file with --mmproj"
     )]
     NoVision,
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The caller stopped the work.
     #[error("cancelled")]
     Cancelled,

@@ -3,7 +3,8 @@
 //! The steps and their order are vLLM's, which the model card's settings are made for:
 //! `logit_bias`, penalties, temperature, `min_p`, `top_k`, `top_p`, each renormalised over what
 //! the former kept. (llama.cpp applies the temperature last, so that its `top_p` and `min_p` keep
-//! more or fewer tokens.) At temperature 0 the highest logit wins and the rest is skipped.
+//! more or fewer tokens.) At temperature 0 the highest logit wins and the rest is skipped. A constraint
+//! takes its tokens out after the penalties, so that it has the last word on what is chosen.
 //!
 //! Nothing is sorted but a handful of survivors: the maxima of blocks of 64 logits bound what can
 //! survive, and most blocks are never looked at again. Arithmetic and random numbers are our own,
@@ -18,6 +19,7 @@ use penalties::Penalties;
 use random::Random;
 use select::{Candidate, Selector};
 
+use crate::constraint::{Allowed, Constraint, ConstraintError};
 use crate::tokenizer::TokenId;
 
 /// How the next token is chosen.
@@ -118,6 +120,7 @@ pub struct Sampler {
     selector: Selector,
     random: Random,
     seed: u64,
+    constraint: Option<Constraint>,
 }
 
 impl Sampler {
@@ -131,7 +134,19 @@ impl Sampler {
             random: Random::new(seed),
             seed,
             params,
+            constraint: None,
         })
+    }
+
+    /// Chooses only what the constraint allows.
+    pub fn with_constraint(mut self, constraint: Constraint) -> Self {
+        self.constraint = Some(constraint);
+        self
+    }
+
+    /// What holds the choices, if anything does.
+    pub fn constraint(&self) -> Option<&Constraint> {
+        self.constraint.as_ref()
     }
 
     /// The seed in use, also where none was asked for.
@@ -146,16 +161,24 @@ impl Sampler {
         }
     }
 
-    /// Counts a token of the reply.
+    /// Takes a token of the reply.
     pub fn accept(&mut self, id: TokenId) {
         if let Some(penalties) = &mut self.penalties {
             penalties.said(id);
         }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id);
+        }
     }
 
-    /// Chooses a token. Changes the logits as far as bias and penalties do. NaN counts as `-inf`;
-    /// if no token has a chance at all, the first one is chosen.
-    pub fn sample(&mut self, logits: &mut [f32]) -> TokenId {
+    /// Chooses a token. Changes the logits as far as bias, penalties and constraint do. NaN counts as
+    /// `-inf`; if no token has a chance at all, the first one that is allowed is chosen. An error only
+    /// comes from a constraint that cannot be followed any further.
+    pub fn sample(&mut self, logits: &mut [f32]) -> Result<TokenId, ConstraintError> {
+        let allowed = self.constraint.as_mut().map(Constraint::allowed).transpose()?;
+        if let Some(Allowed::One(only)) = allowed {
+            return Ok(only);
+        }
         for &(id, bias) in &self.params.logit_bias {
             if let Some(logit) = logits.get_mut(id as usize) {
                 *logit += bias;
@@ -164,16 +187,34 @@ impl Sampler {
         if let Some(penalties) = &self.penalties {
             penalties.apply(logits);
         }
-        if self.params.temperature == 0.0 {
-            return select::argmax(logits);
+        let Some(allowed) = allowed else {
+            return Ok(choose(&self.params, &mut self.selector, &mut self.random, logits));
+        };
+        allowed.apply(logits);
+        let id = choose(&self.params, &mut self.selector, &mut self.random, logits);
+        match allowed.contains(id) {
+            true => Ok(id),
+            false => allowed.first(logits.len()).ok_or(ConstraintError::Run {
+                problem: "no token of the model may come next".to_owned(),
+            }),
         }
-        let draw = self.random.next_unit();
-        let params = &self.params;
-        if params.top_k == 0 && params.top_p >= 1.0 && params.min_p == 0.0 {
-            return self.selector.pick_of_all(logits, params.temperature, draw);
-        }
-        pick(self.selector.survivors(logits, params), draw)
     }
+}
+
+fn choose(
+    params: &SamplingParams,
+    selector: &mut Selector,
+    random: &mut Random,
+    logits: &[f32],
+) -> TokenId {
+    if params.temperature == 0.0 {
+        return select::argmax(logits);
+    }
+    let draw = random.next_unit();
+    if params.top_k == 0 && params.top_p >= 1.0 && params.min_p == 0.0 {
+        return selector.pick_of_all(logits, params.temperature, draw);
+    }
+    pick(selector.survivors(logits, params), draw)
 }
 
 /// The survivor into whose share of the total weight the draw falls.

@@ -1,21 +1,25 @@
 //! The conversation of a REPL: what was said, and how the next answer is asked for.
 //!
-//! It always stands between two turns: every question in `messages` has its answer, so undo, save
-//! and the next request need no special cases. Saving and loading go by way of chat's JSON.
+//! It always stands between two turns: every question in `messages` has its answer and every tool call
+//! its result, so undo, save and the next request need no special cases. What is being said, the exchange,
+//! comes in when it is complete. Saving and loading go by way of chat's JSON.
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
+use super::files::read_text;
+use super::toolbox::Toolbox;
 use crate::chat::{
-    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, request_from_json,
-    request_to_json, validate,
+    ChatRequest, ContentChunk, Message, ReasoningEffort, ResponseFormat, Version,
+    request_from_json, request_to_json, validate,
 };
+use crate::vision::Image;
 
-/// Largest conversation that is loaded, in bytes.
-const MAX_FILE: u64 = 64 << 20;
+/// Largest conversation that is loaded, in bytes; pictures are in it.
+const MAX_FILE: u64 = 256 << 20;
 
 /// Messages and settings between two turns.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,6 +30,12 @@ pub struct Conversation {
     pub effort: ReasoningEffort,
     /// Temperature that the user set in the conversation, over the command line's.
     pub temperature: Option<f32>,
+    /// Tokens after which a thought is to end.
+    pub reasoning_budget: Option<u32>,
+    /// What the model may call.
+    pub tools: Toolbox,
+    /// What answers must look like.
+    pub format: ResponseFormat,
     messages: Vec<Message>,
 }
 
@@ -35,33 +45,42 @@ impl Conversation {
         Self { system, effort, ..Self::default() }
     }
 
-    /// The request that asks `question`.
-    pub fn ask(&self, question: &str) -> ChatRequest {
-        let mut request = self.request();
-        request.messages.push(Message::user(question));
-        request
+    /// The request that asks for the next message of an exchange.
+    pub fn request(&self, exchange: &[Message]) -> ChatRequest {
+        let system = self.system.iter().map(Message::system);
+        ChatRequest {
+            messages: system.chain(self.messages.iter().chain(exchange).cloned()).collect(),
+            tools: self.tools.tools().to_vec(),
+            response_format: self.format.clone(),
+            reasoning_effort: self.effort,
+            ..ChatRequest::default()
+        }
     }
 
-    /// Keeps a question and its answer.
-    pub fn keep(&mut self, question: &str, answer: AssistantMessage) {
-        self.messages.push(Message::user(question));
-        self.messages.push(Message::Assistant(answer));
+    /// Keeps an exchange: a question, calls and their results, and the answer.
+    pub fn keep(&mut self, exchange: Vec<Message>) {
+        self.messages.extend(exchange);
     }
 
-    /// Takes the last question and all that followed it out; gives the question's text.
-    pub fn undo(&mut self) -> Option<String> {
+    /// Takes the last question and all that followed it out; gives the question.
+    pub fn undo(&mut self) -> Option<Vec<ContentChunk>> {
         let last = self.messages.iter().rposition(|m| matches!(m, Message::User(_)))?;
-        let question = self.messages.drain(last..).next()?;
-        let Message::User(content) = question else { return None };
-        Some(
-            content
-                .into_iter()
-                .map(|chunk| match chunk {
-                    ContentChunk::Text(text) => text,
-                    ContentChunk::Thinking { .. } | ContentChunk::Image(_) => String::new(),
-                })
-                .collect(),
-        )
+        match self.messages.drain(last..).next()? {
+            Message::User(question) => Some(question),
+            _ => None,
+        }
+    }
+
+    /// Drops the first question and all that followed it up to the second; gives the question.
+    pub fn drop_oldest(&mut self) -> Option<Vec<ContentChunk>> {
+        let is_question = |message: &Message| matches!(message, Message::User(_));
+        let first = self.messages.iter().position(is_question)?;
+        let rest = &self.messages[first + 1..];
+        let n = rest.iter().position(is_question).unwrap_or(rest.len());
+        match self.messages.drain(first..=first + n).next()? {
+            Message::User(question) => Some(question),
+            _ => None,
+        }
     }
 
     /// Forgets what was said; the system prompt and the settings stay.
@@ -81,7 +100,7 @@ impl Conversation {
         let mut partial = name.to_owned();
         partial.push(format!(".{}.partial", std::process::id()));
         let partial = path.with_file_name(partial);
-        let mut json = request_to_json(&self.request());
+        let mut json = request_to_json(&self.request(&[]));
         json.push('\n');
         let written = fs::File::create(&partial)
             .and_then(|mut file| {
@@ -96,35 +115,22 @@ impl Conversation {
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads a conversation that `save`, or any client, wrote. The temperature stays.
+    /// Reads a conversation that `save`, or any client, wrote. What the file does not say stays:
+    /// temperature and budget, and without tools or a format in it, these too.
     pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
+        let json = read_text(path, MAX_FILE)?;
         let shown = path.display();
-        let about = fs::metadata(path).with_context(|| format!("cannot open {shown}"))?;
-        if !about.is_file() {
-            bail!("{shown} is not a regular file");
-        }
-        if about.len() > MAX_FILE {
-            bail!("{shown} has {} bytes, more than a conversation may have", about.len());
-        }
-        let json = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
-        let json = String::from_utf8(json).with_context(|| format!("{shown} is not UTF-8"))?;
-        let request = request_from_json(&json).with_context(|| shown.to_string())?;
-        let loaded = Self::from_request(request, self.temperature);
-        validate(&loaded.ask("")).with_context(|| shown.to_string())?;
+        let request =
+            request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
+        let loaded = self.with(request);
+        validate(&loaded.request(&[Message::user("")]), Version::V15)
+            .with_context(|| shown.to_string())?;
         *self = loaded;
         Ok(())
     }
 
-    fn request(&self) -> ChatRequest {
-        let system = self.system.iter().map(Message::system);
-        ChatRequest {
-            messages: system.chain(self.messages.iter().cloned()).collect(),
-            reasoning_effort: self.effort,
-            ..ChatRequest::default()
-        }
-    }
-
-    fn from_request(request: ChatRequest, temperature: Option<f32>) -> Self {
+    /// The conversation that a request holds, with this one's settings where it has none.
+    fn with(&self, request: ChatRequest) -> Self {
         let mut messages = request.messages;
         let system = match messages.first() {
             Some(Message::System(content)) => match content.as_slice() {
@@ -136,34 +142,42 @@ impl Conversation {
         if system.is_some() {
             messages.remove(0);
         }
-        Self { system, effort: request.reasoning_effort, temperature, messages }
+        Self {
+            system,
+            effort: request.reasoning_effort,
+            temperature: self.temperature,
+            reasoning_budget: self.reasoning_budget,
+            tools: match request.tools.is_empty() {
+                true => self.tools.clone(),
+                false => Toolbox::new(request.tools),
+            },
+            format: match request.response_format {
+                ResponseFormat::Text => self.format.clone(),
+                format => format,
+            },
+            messages,
+        }
     }
 }
 
-/// The path that a user typed: quotes and backslashes as in a shell, `~/` for the home folder.
-pub(super) fn typed_path(typed: &str) -> PathBuf {
-    let typed = typed.trim();
-    let quoted =
-        ['"', '\''].into_iter().find_map(|quote| typed.strip_prefix(quote)?.strip_suffix(quote));
-    let path = match quoted {
-        Some(inside) => inside.to_owned(),
-        None => rustyline::completion::unescape(typed, Some('\\')).into_owned(),
-    };
-    match (path.strip_prefix("~/"), std::env::home_dir()) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(path),
-    }
+/// The text of a message's content, pictures and thoughts left out.
+pub(super) fn plain_text(content: &[ContentChunk]) -> String {
+    let texts = content.iter().filter_map(|chunk| match chunk {
+        ContentChunk::Text(text) => Some(text.as_str()),
+        ContentChunk::Thinking { .. } | ContentChunk::Image(_) => None,
+    });
+    texts.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::AssistantMessage;
 
-    fn answer(text: &str) -> AssistantMessage {
-        AssistantMessage {
-            content: vec![ContentChunk::Text(text.to_owned())],
-            ..AssistantMessage::default()
-        }
+    fn exchange(question: &str, answer: &str) -> Vec<Message> {
+        let content = vec![ContentChunk::Text(answer.to_owned())];
+        let answer = AssistantMessage { content, ..AssistantMessage::default() };
+        vec![Message::user(question), Message::Assistant(answer)]
     }
 
     fn example() -> Conversation {
@@ -173,16 +187,17 @@ mod tests {
             temperature: Some(0.3),
             ..Conversation::default()
         };
-        conversation.keep("one", answer("1"));
-        conversation.keep("two", answer("2"));
+        conversation.keep(exchange("one", "1"));
+        conversation.keep(exchange("two", "2"));
         conversation
     }
 
     #[test]
     fn undo_takes_back_one_exchange_at_a_time() {
         let mut conversation = example();
-        assert_eq!(conversation.undo().as_deref(), Some("two"));
-        assert_eq!(conversation.undo().as_deref(), Some("one"));
+        for question in ["two", "one"] {
+            assert_eq!(conversation.undo().map(|q| plain_text(&q)).as_deref(), Some(question));
+        }
         assert_eq!(conversation.undo(), None);
         assert_eq!(conversation.system.as_deref(), Some("Be brief."));
     }
@@ -221,11 +236,5 @@ mod tests {
         assert!(conversation.load(folder.path()).is_err());
         assert!(conversation.load(&folder.path().join("none.json")).is_err());
         assert!(conversation.save(&folder.path().join("no/such/folder.json")).is_err());
-    }
-
-    #[test]
-    fn paths_are_read_as_a_shell_reads_them() {
-        assert_eq!(typed_path(" a\\ b.json "), PathBuf::from("a b.json"));
-        assert_eq!(typed_path("\"a b.json\""), PathBuf::from("a b.json"));
     }
 }

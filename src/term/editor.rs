@@ -89,7 +89,8 @@ impl LineEditor {
     }
 
     fn remember(&mut self, line: &str) {
-        if line.trim().is_empty() || line.len() > MAX_HISTORY_ENTRY {
+        // A single letter answers a question; nobody looks for it again.
+        if line.trim().len() < 2 || line.len() > MAX_HISTORY_ENTRY {
             return;
         }
         if let (Ok(true), Some(path)) = (self.editor.add_history_entry(line), &self.history) {
@@ -185,18 +186,41 @@ impl Completer for Completion {
         _: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = &line[..pos];
+        if let Some(start) = mention_start(typed) {
+            let (offset, pairs) = self.files.complete_path(&line[start..pos], pos - start)?;
+            return Ok((start + offset, pairs));
+        }
         let Some((name, argument)) = typed.split_once(' ') else {
             return Ok((0, matching(typed, COMMANDS.iter().map(|info| info.name))));
         };
         let info = COMMANDS.iter().find(|info| info.name == name);
         match info.map(|info| info.argument) {
-            Some(Argument::File) => self.files.complete_path(line, pos),
+            Some(Argument::File(words)) => {
+                let (start, mut pairs) = self.files.complete_path(line, pos)?;
+                if start == pos - argument.len() {
+                    pairs.extend(matching(argument, words.iter().copied()));
+                }
+                Ok((start, pairs))
+            }
             Some(Argument::OneOf(words)) => {
                 Ok((pos - argument.len(), matching(argument, words.iter().copied())))
             }
             _ => Ok((pos, Vec::new())),
         }
     }
+}
+
+/// Where the path of the `@path` that is being typed begins.
+fn mention_start(typed: &str) -> Option<usize> {
+    let at = typed.rfind('@')?;
+    let is_word = typed[..at].chars().next_back().is_none_or(char::is_whitespace);
+    let mut is_escaped = false;
+    let is_over = typed[at..].chars().any(|c| {
+        let ends = c.is_whitespace() && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        ends
+    });
+    (is_word && !is_over).then_some(at + 1)
 }
 
 /// The words that begin as typed. Nothing typed offers no command: an empty line is a message.
@@ -245,8 +269,16 @@ mod tests {
             (start, pairs.into_iter().map(|pair| pair.replacement).collect::<Vec<_>>())
         };
         assert_eq!(complete("/st"), (0, vec!["/stats".to_owned()]));
-        assert_eq!(complete("/s").1, ["/system", "/save", "/stats"]);
-        assert_eq!(complete("/think h"), (7, vec!["high".to_owned()]));
+        assert_eq!(complete("/s").1, ["/system", "/schema", "/save", "/stats"]);
+        assert_eq!(complete("/think hig"), (7, vec!["high".to_owned()]));
+        assert_eq!(complete("/tools of").1, ["off"]);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a b.png"), "").unwrap();
+        let path = folder.path().to_str().unwrap();
+        let line = format!("See @{path}/a");
+        let (start, found) = complete(&line);
+        assert_eq!(format!("{}{}", &line[..start], found[0]), format!("See @{path}/a\\ b.png"));
+        assert_eq!(complete(&format!("See x@{path}/a")).1.len(), 0);
         assert_eq!(complete("").1.len(), 0);
         assert_eq!(complete("hello /s").1.len(), 0);
     }

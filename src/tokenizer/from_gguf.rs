@@ -5,6 +5,8 @@
 //! makes, and ids rise with the rank. `pixtral` is what some converters call the tekken pattern;
 //! programs that take the name at its word cut combining marks wrongly.
 
+use std::sync::Arc;
+
 use super::vocab::{TokenKind, VocabBuilder};
 use super::{TokenId, Tokenizer, TokenizerError};
 use crate::gguf::{Gguf, Metadata, Strings};
@@ -38,7 +40,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Tokenizer, TokenizerError> {
         None => vocab.control(str::as_bytes(name)).ok_or(TokenizerError::MissingControl { name }),
     };
     let (bos, eos): (TokenId, TokenId) = (id(BOS, "<s>")?, id(EOS, "</s>")?);
-    Ok(Tokenizer { vocab, bos, eos })
+    Ok(Tokenizer { vocab: Arc::new(vocab), bos, eos })
 }
 
 fn read_tokens(

@@ -17,7 +17,10 @@ mod utf8;
 mod vocab;
 
 pub use error::TokenizerError;
+pub use tekken::{TekkenImage, TekkenInfo};
 pub use utf8::Utf8Stream;
+
+use std::sync::Arc;
 
 use crate::gguf::Gguf;
 use bpe::Merger;
@@ -27,10 +30,10 @@ use vocab::{TokenKind, Vocab};
 /// Number of a token in the vocabulary.
 pub type TokenId = u32;
 
-/// A vocabulary and the rules to apply it. Shared freely between threads.
-#[derive(Debug)]
+/// A vocabulary and the rules to apply it. Shared freely between threads; a clone shares the table.
+#[derive(Debug, Clone)]
 pub struct Tokenizer {
-    vocab: Vocab,
+    vocab: Arc<Vocab>,
     bos: TokenId,
     eos: TokenId,
 }
@@ -89,6 +92,12 @@ impl Tokenizer {
     /// The control token with this name, such as `[INST]`.
     pub fn control_token(&self, name: &str) -> Option<TokenId> {
         self.vocab.control(name.as_bytes())
+    }
+
+    /// All control tokens, in the order of their ids.
+    pub fn control_tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
+        (0..TokenId::try_from(self.n_vocab()).expect("at most MAX_TOKENS tokens"))
+            .filter(|&id| self.is_control(id))
     }
 
     /// Number of tokens; every id is below it.

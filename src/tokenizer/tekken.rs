@@ -6,6 +6,7 @@
 //! plus the number of special tokens.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -79,6 +80,57 @@ struct Special<'a> {
     token_str: Cow<'a, str>,
 }
 
+/// What a tekken.json tells beside its vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TekkenInfo {
+    /// The version of its chat format, such as `v15`.
+    pub version: String,
+    /// How its model cuts pictures; `None` if it cannot see.
+    pub image: Option<TekkenImage>,
+}
+
+/// The section `image` of a tekken.json, as it stands there: nothing is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct TekkenImage {
+    /// Side of a patch in pixels.
+    pub image_patch_size: u32,
+    /// Longest side in pixels.
+    pub max_image_size: u32,
+    /// Patches along each side that become one token.
+    #[serde(default = "one")]
+    pub spatial_merge_size: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Deserialize)]
+struct InfoFile<'a> {
+    #[serde(borrow)]
+    config: InfoConfig<'a>,
+    /// Files up to v11 may call it `multimodal`.
+    #[serde(alias = "multimodal")]
+    image: Option<TekkenImage>,
+}
+
+#[derive(Deserialize)]
+struct InfoConfig<'a> {
+    #[serde(borrow)]
+    version: Cow<'a, str>,
+}
+
+impl TekkenInfo {
+    /// Reads the bytes of a tekken.json; the vocabulary is not looked at.
+    pub fn parse(json: &[u8]) -> Result<Self, TokenizerError> {
+        if json.len() > MAX_FILE {
+            return Err(TokenizerError::FileTooLarge { n_bytes: json.len(), limit: MAX_FILE });
+        }
+        let InfoFile { config, image } = serde_json::from_slice(json)?;
+        Ok(Self { version: config.version.into_owned(), image })
+    }
+}
+
 pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
     if json.len() > MAX_FILE {
         return Err(TokenizerError::FileTooLarge { n_bytes: json.len(), limit: MAX_FILE });
@@ -111,7 +163,7 @@ pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
         vocab.control(name.as_bytes()).ok_or(TokenizerError::MissingControl { name })
     };
     let (bos, eos) = (named("<s>")?, named("</s>")?);
-    Ok(Tokenizer { vocab, bos, eos })
+    Ok(Tokenizer { vocab: Arc::new(vocab), bos, eos })
 }
 
 fn check_config(config: &Config, n_entries: usize) -> Result<(), TokenizerError> {
@@ -213,6 +265,20 @@ fn decode_base64(text: &[u8], out: &mut Vec<u8>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn image_section() {
+        let parse = |image: &str| {
+            TekkenInfo::parse(format!("{{\"config\":{{\"version\":\"v7\"}}{image}}}").as_bytes())
+        };
+        assert_eq!(parse("").unwrap(), TekkenInfo { version: "v7".to_owned(), image: None });
+        let section = r#""image_patch_size": 16, "max_image_size": 1024"#;
+        for name in ["image", "multimodal"] {
+            let image = parse(&format!(", \"{name}\": {{{section}}}")).unwrap().image.unwrap();
+            assert_eq!((image.image_patch_size, image.spatial_merge_size), (16, 1));
+        }
+        assert!(parse(r#", "image": {"image_patch_size": -1, "max_image_size": 1}"#).is_err());
+    }
 
     #[test]
     fn base64() {

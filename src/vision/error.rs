@@ -121,6 +121,7 @@ impl ImageError {
     /// What `error` of a decoder means for a file of this kind.
     pub(super) fn from_decoder(kind: &'static str, error: image::ImageError) -> Self {
         use image::error::{ImageError as Decoder, LimitErrorKind};
+        use std::error::Error as _;
         match error {
             Decoder::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Self::Truncated { kind }
@@ -135,7 +136,14 @@ impl ImageError {
             Decoder::Unsupported(error) => {
                 Self::Variant { kind, problem: shown(&error.to_string()) }
             }
-            error => Self::Damaged { kind, problem: shown(&error.to_string()) },
+            error => {
+                // The outer error only repeats the kind.
+                let problem = match error.source() {
+                    Some(inner) => inner.to_string(),
+                    None => error.to_string(),
+                };
+                Self::Damaged { kind, problem: shown(&problem) }
+            }
         }
     }
 }

@@ -132,8 +132,9 @@ pub(super) fn check_jpeg(file: &[u8]) -> Result<(), ImageError> {
             0xd9 => return Ok(()),
             0x01 | 0xd0..=0xd8 => {}
             marker => {
-                let length = file.get(at..at + 2).ok_or(truncated.clone())?;
-                at += usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+                let segment = file.get(at..at + 3).ok_or(truncated.clone())?;
+                check_coding(marker, segment[2])?;
+                at += usize::from(u16::from_be_bytes([segment[0], segment[1]])).max(2);
                 n_scans += usize::from(marker == 0xda);
             }
         }
@@ -141,6 +142,18 @@ pub(super) fn check_jpeg(file: &[u8]) -> Result<(), ImageError> {
             return Err(ImageError::Scans { max: MAX_SCANS });
         }
     }
+}
+
+/// Refuses the codings that the decoder would call damage. `precision` is the first byte of the segment.
+fn check_coding(marker: u8, precision: u8) -> Result<(), ImageError> {
+    let problem = match marker {
+        0xc0..=0xc2 if precision != 8 => format!("{precision} bits a channel"),
+        0xc3 | 0xc7 | 0xcb | 0xcf => "lossless coding".to_owned(),
+        0xc5 | 0xc6 => "hierarchical coding".to_owned(),
+        0xc9 | 0xca | 0xcd | 0xce => "arithmetic coding".to_owned(),
+        _ => return Ok(()),
+    };
+    Err(ImageError::Variant { kind: JPEG.name, problem })
 }
 
 /// The place after the next marker; what lies between, such as a scan's data, is skipped.

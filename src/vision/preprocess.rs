@@ -5,7 +5,7 @@
 //! proportions.
 
 use super::error::PatchError;
-use super::resize::{blend, taps};
+use super::resize::{N_TAPS, blend, taps};
 use super::{Grid, Image, PatchConfig};
 
 /// Pixels along the longest side that a model may ask for; a square of them takes 192 MiB.
@@ -75,8 +75,9 @@ impl PatchConfig {
     pub fn preprocess(&self, image: &Image) -> ImagePatches {
         let grid = self.grid(image.width(), image.height());
         let (width, height) = self.size(grid);
-        let xs = taps(image.width() as usize, width);
-        let ys = taps(image.height() as usize, height);
+        let rounded = (image.width().min(image.height()) as usize) < N_TAPS;
+        let xs = taps(image.width() as usize, width, rounded);
+        let ys = taps(image.height() as usize, height, rounded);
         let n_row = 3 * image.width() as usize;
         let mut row = vec![0.0; n_row];
         let mut pixels = vec![0.0; 3 * width * height];
@@ -89,10 +90,11 @@ impl PatchConfig {
             let out = [&mut *red, &mut *green, &mut *blue];
             let [red, green, blue] = out.map(|plane| &mut plane[y * width..(y + 1) * width]);
             for (x, tap) in xs.iter().enumerate() {
-                let near = tap.at.map(|at| pixels[at]);
-                let sum = |c: usize| -> f32 {
-                    let x: f32 = near.iter().zip(tap.weight).map(|(pixel, w)| pixel[c] * w).sum();
-                    (x / 255.0 - self.mean[c]) / self.std[c]
+                let [a, b, c, d] = tap.at.map(|at| &pixels[at]);
+                let w = tap.weight;
+                let sum = |i: usize| {
+                    let x = a[i] * w[0] + b[i] * w[1] + c[i] * w[2] + d[i] * w[3];
+                    (x / 255.0 - self.mean[i]) / self.std[i]
                 };
                 (red[x], green[x], blue[x]) = (sum(0), sum(1), sum(2));
             }

@@ -55,7 +55,7 @@ fn main() {
             .map(|_| {
                 work.copy_from_slice(&original);
                 let start = Instant::now();
-                let id = sampler.sample(&mut work);
+                let id = sampler.sample(&mut work).expect("nothing constrains it");
                 sampler.accept(id);
                 start.elapsed().as_secs_f64() * 1e6
             })

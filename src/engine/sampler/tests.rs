@@ -78,7 +78,7 @@ proptest! {
         let mut sampler =
             Sampler::new(SamplingParams { seed: Some(seed), ..params }, logits.len()).unwrap();
         for _ in 0..5 {
-            let id = sampler.sample(&mut logits.clone());
+            let id = sampler.sample(&mut logits.clone()).unwrap();
             prop_assert!(allowed.contains(&id));
             prop_assert!(logits[id as usize].is_finite());
         }
@@ -90,7 +90,7 @@ proptest! {
         let mut sampler = Sampler::new(params, logits.len()).unwrap();
         let max = logits.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
         let first = logits.iter().position(|&x| x == max).unwrap_or(0);
-        prop_assert_eq!(sampler.sample(&mut logits.clone()) as usize, first);
+        prop_assert_eq!(sampler.sample(&mut logits.clone()).unwrap() as usize, first);
     }
 }
 
@@ -98,7 +98,7 @@ fn frequencies(params: &SamplingParams, logits: &[f32]) -> Vec<f64> {
     let mut sampler = Sampler::new(params.clone(), logits.len()).unwrap();
     let mut counts = vec![0.0; logits.len()];
     for _ in 0..20_000 {
-        counts[sampler.sample(&mut logits.to_vec()) as usize] += 1.0 / 20_000.0;
+        counts[sampler.sample(&mut logits.to_vec()).unwrap() as usize] += 1.0 / 20_000.0;
     }
     counts
 }
@@ -128,7 +128,7 @@ fn a_seed_gives_the_same_tokens_for_ever() {
     let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1000) as f32 / 100.0).collect();
     let params = SamplingParams { seed: Some(42), ..SamplingParams::default() };
     let mut sampler = Sampler::new(params, logits.len()).unwrap();
-    let ids: Vec<TokenId> = (0..6).map(|_| sampler.sample(&mut logits.clone())).collect();
+    let ids: Vec<TokenId> = (0..6).map(|_| sampler.sample(&mut logits.clone()).unwrap()).collect();
     assert_eq!(ids, [742, 173, 284, 346, 50, 877]);
 }
 
@@ -141,11 +141,11 @@ fn without_a_chance_the_first_token_is_chosen() {
         SamplingParams { top_k: 3, min_p: 0.1, ..SamplingParams::default() },
     ] {
         let mut sampler = Sampler::new(params, 100).unwrap();
-        assert!(sampler.sample(&mut [f32::NAN; 100]) < 100);
-        assert!(sampler.sample(&mut [f32::NEG_INFINITY; 100]) < 100);
+        assert!(sampler.sample(&mut [f32::NAN; 100]).unwrap() < 100);
+        assert!(sampler.sample(&mut [f32::NEG_INFINITY; 100]).unwrap() < 100);
         let mut logits = [0.0; 100];
         logits[77] = f32::INFINITY;
-        assert_eq!(sampler.sample(&mut logits), 77);
+        assert_eq!(sampler.sample(&mut logits).unwrap(), 77);
     }
 }
 
@@ -153,7 +153,7 @@ fn logits_after(params: SamplingParams, history: &[TokenId], logits: &[f32]) -> 
     let mut sampler = Sampler::new(params, logits.len()).unwrap();
     history.iter().for_each(|&id| sampler.accept(id));
     let mut logits = logits.to_vec();
-    sampler.sample(&mut logits);
+    sampler.sample(&mut logits).unwrap();
     logits
 }
 
@@ -184,7 +184,7 @@ fn the_prompt_counts_for_repetition_only() {
     sampler.read(&[0, 1, 9_999]);
     sampler.accept(1);
     let mut logits = [2.0; 4];
-    sampler.sample(&mut logits);
+    sampler.sample(&mut logits).unwrap();
     assert_eq!(logits, [1.0, -1.0, 2.0, 2.0]);
 }
 

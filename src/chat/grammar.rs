@@ -1,0 +1,190 @@
+//! What a request allows the reply to be: from tools, tool choice, format and effort to a constraint.
+//!
+//! The shape is mistral-common's: `think? (content | calls)`, where a format takes the place of the content.
+//! Two things are tighter here. A function's name is always one of the request's, and its arguments are held
+//! to its schema even where the tool is not strict, as far as the schema can be enforced. And a reply that
+//! must call does so at once, so that it cannot put the call off for ever.
+
+use std::collections::HashSet;
+
+use super::validate::is_function_name;
+use super::{
+    ChatRequest, ContentChunk, Message, ReasoningEffort, ResponseFormat, Tool, ToolChoice,
+};
+use crate::constraint::{
+    Begun, CallRules, Constraint, ConstraintError, Grammars, Language, ReplyRules, TextRules,
+    ToolRules,
+};
+use crate::tokenizer::Tokenizer;
+
+/// Tools in one request.
+const MAX_TOOLS: usize = 128;
+
+/// Holds the reply to what the request says; `None` where everything is allowed. `reasoning_budget` is the
+/// number of tokens after which reasoning is closed.
+pub fn constraint(
+    request: &ChatRequest,
+    grammars: &Grammars,
+    tokenizer: &Tokenizer,
+    reasoning_budget: Option<u32>,
+) -> Result<Option<Constraint>, ConstraintError> {
+    check_tools(&request.tools)?;
+    let mut notes = Vec::new();
+    let calls = calls(request, grammars, &mut notes)?;
+    let may_reason = request.reasoning_effort == ReasoningEffort::High
+        && tokenizer.control_token("[THINK]").is_some();
+    let begun = begun(request);
+    let reasons = may_reason || begun == Begun::Reasoning;
+    let format = language(&request.response_format);
+    if calls.is_none()
+        && request.tools.is_empty()
+        && format.is_none()
+        && !(reasons && reasoning_budget.is_some())
+    {
+        return Ok(None);
+    }
+    // A format that cannot be kept is an error even where there will be no text.
+    let format = format
+        .map(|language| grammars.compile(&language))
+        .transpose()
+        .map_err(|error| error.at(format_field(&request.response_format)))?;
+    let must_call = calls.as_ref().is_some_and(|calls| calls.is_required);
+    let text = match format {
+        _ if must_call => TextRules::Forbidden,
+        Some(grammar) => TextRules::Held(grammar),
+        None => TextRules::Free,
+    };
+    let rules = ReplyRules { may_reason, reasoning_budget, text, calls, begun, notes };
+    Constraint::new(grammars, rules).map(Some).map_err(|error| error.at("messages"))
+}
+
+fn language(format: &ResponseFormat) -> Option<Language> {
+    Some(match format {
+        ResponseFormat::Text => return None,
+        ResponseFormat::JsonObject => Language::JsonObject,
+        ResponseFormat::JsonSchema(schema) => Language::JsonSchema(schema.clone()),
+        ResponseFormat::Regex(pattern) => Language::Regex(pattern.clone()),
+        ResponseFormat::Lark(grammar) => Language::Lark(grammar.clone()),
+    })
+}
+
+fn format_field(format: &ResponseFormat) -> &'static str {
+    match format {
+        ResponseFormat::Text | ResponseFormat::JsonObject => "response_format",
+        ResponseFormat::JsonSchema(_) => "response_format.json_schema.schema",
+        ResponseFormat::Regex(_) => "response_format.regex",
+        ResponseFormat::Lark(_) => "response_format.lark",
+    }
+}
+
+fn check_tools(tools: &[Tool]) -> Result<(), ConstraintError> {
+    if tools.len() > MAX_TOOLS {
+        let problem = format!("{} tools, at most {MAX_TOOLS} are taken", tools.len());
+        return Err(ConstraintError::field("tools", problem));
+    }
+    let mut names = HashSet::new();
+    for (i, tool) in tools.iter().enumerate() {
+        let fault =
+            |problem| Err(ConstraintError::field(format!("tools[{i}].function.name"), problem));
+        if !is_function_name(&tool.name) {
+            return fault(format!("{:?} is not 1 to 64 of a-z A-Z 0-9 _ -", tool.name));
+        }
+        if !names.insert(&tool.name) {
+            return fault(format!("{:?} is the name of an earlier tool too", tool.name));
+        }
+    }
+    Ok(())
+}
+
+fn calls(
+    request: &ChatRequest,
+    grammars: &Grammars,
+    notes: &mut Vec<String>,
+) -> Result<Option<CallRules>, ConstraintError> {
+    let tools = tools(&request.tools, grammars, notes)?;
+    let has_tools = !tools.is_empty();
+    let fault = |problem: String| Err(ConstraintError::field("tool_choice", problem));
+    let rules = |tools, is_required, is_single| Some(CallRules { tools, is_required, is_single });
+    Ok(match &request.tool_choice {
+        ToolChoice::Auto if has_tools => rules(tools, false, false),
+        ToolChoice::Auto | ToolChoice::None => None,
+        ToolChoice::Required if has_tools => rules(tools, true, false),
+        ToolChoice::Required => {
+            return fault("a call is required, but there are no tools".to_owned());
+        }
+        ToolChoice::Named(name) => {
+            let named: Vec<_> = tools.into_iter().filter(|tool| tool.name == *name).collect();
+            if named.is_empty() {
+                return fault(format!("there is no tool {name:?}"));
+            }
+            rules(named, true, true)
+        }
+    })
+}
+
+/// The tools, their schemas checked. Those of strict tools are compiled too, so that what cannot be kept
+/// is an error now and not in the middle of a reply.
+fn tools(
+    tools: &[Tool],
+    grammars: &Grammars,
+    notes: &mut Vec<String>,
+) -> Result<Vec<ToolRules>, ConstraintError> {
+    let field = |i: usize| format!("tools[{i}].function.parameters");
+    let mut rules = Vec::with_capacity(tools.len());
+    for (i, tool) in tools.iter().enumerate() {
+        check_parameters(&tool.parameters).map_err(|error| error.at(field(i)))?;
+        let mut arguments = Language::Arguments(tool.parameters.clone());
+        if !tool.strict
+            && let Err(error) = grammars.check_arguments(&tool.parameters)
+        {
+            notes
+                .push(format!("{}; its arguments are held to any JSON object", error.at(field(i))));
+            arguments = Language::JsonObject;
+        }
+        rules.push(ToolRules { name: tool.name.clone(), arguments, falls_back: !tool.strict });
+    }
+    let strict: Vec<usize> = (0..tools.len()).filter(|&i| tools[i].strict).collect();
+    let languages: Vec<_> = strict.iter().map(|&i| rules[i].arguments.clone()).collect();
+    grammars.compile_all(&languages).map_err(|(place, error)| {
+        error.at(strict.get(place).map_or_else(String::new, |&i| field(i)))
+    })?;
+    Ok(rules)
+}
+
+fn check_parameters(parameters: &str) -> Result<(), ConstraintError> {
+    let fault = |problem: String| Err(ConstraintError::field("", problem));
+    match serde_json::from_str::<serde_json::Value>(parameters) {
+        Ok(serde_json::Value::Object(_)) => Ok(()),
+        Ok(_) => fault("expected a JSON schema, which is an object".to_owned()),
+        Err(error) => fault(format!("not JSON: {error}")),
+    }
+}
+
+/// What the prompt has of the reply, where its last message is to be continued.
+fn begun(request: &ChatRequest) -> Begun {
+    let Some(Message::Assistant(last)) = request.messages.last() else { return Begun::Nothing };
+    if !last.prefix {
+        return Begun::Nothing;
+    }
+    if !last.tool_calls.is_empty() {
+        return Begun::Calls;
+    }
+    let text = last.content.iter().filter_map(|chunk| match chunk {
+        ContentChunk::Text(text) => Some(text.as_str()),
+        ContentChunk::Thinking { .. } | ContentChunk::Image(_) => None,
+    });
+    let mut text: String = text.collect();
+    if last.content.len() == 1 {
+        // As the encoder does with an answer that is all text.
+        text.truncate(text.trim_end_matches(' ').len());
+    }
+    match last.content.last() {
+        Some(ContentChunk::Thinking { closed: false, .. }) => Begun::Reasoning,
+        _ if !text.is_empty() => Begun::Text(text),
+        Some(ContentChunk::Thinking { .. }) => Begun::Reasoned,
+        _ => Begun::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! `gust tokenize --chat`: one chat request a line in, one JSON array of token ids a line out.
+//!
+//! The requests are read and encoded by the code that answers them, so this is also how the encoder
+//! is compared with others. A line without an encoding is `null` and an error; the rest goes on.
+//! Pictures may be named by a path here, and only here: whoever runs the command may read the files.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::{Source, push_json};
+use crate::chat::{ChatFormat, ChatRequest, Version, request_from_json, validate_schemas};
+use crate::term::Printer;
+use crate::tokenizer::{TekkenInfo, TokenId, Tokenizer};
+use crate::vision::{Image, ImageError, MAX_FILE_BYTES, PatchConfig};
+
+/// Output is written in blocks of about this many bytes.
+const BLOCK: usize = 1 << 20;
+
+/// Everything about a model that its prompts depend on.
+struct Encoder {
+    tokenizer: Tokenizer,
+    format: ChatFormat,
+    patches: PatchConfig,
+    /// Whether requests are taken as they are.
+    strict: bool,
+    /// Where paths of pictures may also start, beside the current directory.
+    folder: Option<PathBuf>,
+}
+
+/// Encodes each line of `text`, which was read from `file`.
+pub(super) fn run(
+    source: Source,
+    version: Option<Version>,
+    strict: bool,
+    (text, file): (&str, Option<&Path>),
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    let folder = file.and_then(Path::parent).map(Path::to_owned);
+    let encoder = Encoder::new(source, version, strict, folder)?;
+    let (mut out, mut n_lines, mut n_bad) = (String::new(), 0, 0);
+    for (number, line) in super::lines(text) {
+        n_lines += 1;
+        match encoder.encode(line, number, printer) {
+            Ok(ids) => push_json(&mut out, &ids),
+            Err(error) => {
+                n_bad += 1;
+                out.push_str("null");
+                printer.error(&error.context(format!("line {number}")));
+            }
+        }
+        out.push('\n');
+        if out.len() >= BLOCK {
+            printer.out(&out)?;
+            out.clear();
+        }
+    }
+    printer.out(&out)?;
+    match n_bad {
+        0 => Ok(()),
+        _ => bail!("{n_bad} of {n_lines} lines cannot be encoded"),
+    }
+}
+
+impl Encoder {
+    fn new(
+        source: Source,
+        version: Option<Version>,
+        strict: bool,
+        folder: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let tokenizer = source.tokenizer()?;
+        let (named, patches) = match &source {
+            Source::Gguf(_) => (None, PatchConfig::default()),
+            Source::Tekken { name, json } => {
+                let info = TekkenInfo::parse(json).with_context(|| name.clone())?;
+                let known = || {
+                    let names = Version::ALL.map(Version::name).join(", ");
+                    format!(
+                        "{name}: no chat format {}; choose --chat-version {names}",
+                        info.version
+                    )
+                };
+                let named = match (version, Version::from_name(&info.version)) {
+                    (None, None) => bail!(known()),
+                    (_, named) => named,
+                };
+                let patches = patches(&info);
+                patches.check().with_context(|| format!("{name}: image section"))?;
+                (named, patches)
+            }
+        };
+        let version = version.or(named).unwrap_or_else(|| Version::of(&tokenizer));
+        Ok(Self { tokenizer, format: ChatFormat::Mistral(version), patches, strict, folder })
+    }
+
+    fn encode(&self, line: &str, number: usize, printer: &Printer) -> anyhow::Result<Vec<TokenId>> {
+        let request = self.request(line)?;
+        let request = match self.strict {
+            true => {
+                validate_schemas(&request)?;
+                request
+            }
+            false => {
+                let (request, changes) = normalise(request);
+                for change in changes {
+                    printer.note(format!("line {number}: {change}"));
+                }
+                request
+            }
+        };
+        Ok(self.format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
+    }
+
+    fn request(&self, line: &str) -> anyhow::Result<ChatRequest> {
+        // A file that cannot be read says more than what the request can say about it.
+        let mut unread = None;
+        let request = request_from_json(line, &mut |url| self.image(url, &mut unread));
+        match unread {
+            Some(error) => Err(error),
+            None => Ok(request?),
+        }
+    }
+
+    fn image(&self, url: &str, unread: &mut Option<anyhow::Error>) -> Result<Image, ImageError> {
+        let path = match url.strip_prefix("file://") {
+            Some(path) => path,
+            None if has_scheme(url) => return Image::from_url(url),
+            None => url,
+        };
+        match self.read(Path::new(path)) {
+            Ok(bytes) => Image::decode(bytes),
+            Err(error) => {
+                *unread = Some(error);
+                Err(ImageError::NoUrl)
+            }
+        }
+    }
+
+    fn read(&self, path: &Path) -> anyhow::Result<Vec<u8>> {
+        let below = self.folder.as_ref().map(|folder| folder.join(path));
+        let path = match below {
+            Some(below) if !path.is_file() && below.is_file() => below,
+            _ => path.to_owned(),
+        };
+        let shown = path.display();
+        let file = File::open(&path).with_context(|| format!("cannot open {shown}"))?;
+        if !file.metadata().with_context(|| format!("cannot read {shown}"))?.is_file() {
+            bail!("{shown} is no file; expected a picture");
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE_BYTES as u64 + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("cannot read {shown}"))?;
+        Ok(bytes)
+    }
+}
+
+/// Whether a URL names its scheme. A single letter is a drive of Windows.
+fn has_scheme(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.len() > 1
+            && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    })
+}
+
+/// How a tekken.json says that its model cuts pictures; the colours are the family's.
+fn patches(info: &TekkenInfo) -> PatchConfig {
+    match info.image {
+        None => PatchConfig::default(),
+        Some(image) => PatchConfig {
+            image_size: image.max_image_size,
+            patch_size: image.image_patch_size,
+            merge_size: image.spatial_merge_size,
+            ..PatchConfig::default()
+        },
+    }
+}
+
+/// Makes a history of any client one that the chat format knows, and tells what was changed.
+fn normalise(request: ChatRequest) -> (ChatRequest, Vec<String>) {
+    (request, Vec::new())
+}

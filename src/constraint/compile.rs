@@ -1,0 +1,168 @@
+//! From a schema, an expression or a grammar to a matcher at its first token.
+//!
+//! llguidance does the work, on a thread with a stack of its own size, with its limits set, its first mask
+//! computed before anybody relies on it, and its panics caught. Its messages name no place in a schema, so
+//! a schema that fails is searched for the innermost part that fails in the same way.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{InferenceCapabilities, TokEnv};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use super::schema::pattern::{Scope, translate};
+use super::schema::{self, Root};
+use super::vocab::Vocabulary;
+use super::{ConstraintError, Language, lark};
+use crate::tokenizer::Tokenizer;
+
+/// Reserved, not used: a schema's definitions may lead thousands of levels down.
+const STACK_BYTES: usize = 1 << 28;
+/// How often parts of a failing schema are tried.
+const MAX_TRIES: usize = 64;
+
+/// The vocabulary, ready for grammars.
+pub(super) fn factory(tokenizer: &Tokenizer) -> Result<ParserFactory, ConstraintError> {
+    let fault = |problem: String| ConstraintError::Vocabulary { problem };
+    let env: TokEnv = Arc::new(Vocabulary::new(tokenizer)?);
+    let capabilities = InferenceCapabilities { ff_tokens: true, ..Default::default() };
+    // Token sets that a JSON string allows as a whole; masks within strings are put together from them.
+    let slices = SlicedBiasComputer::json_slices();
+    let mut factory = ParserFactory::new(&env, capabilities, &slices)
+        .map_err(|error| fault(first_line(&error.to_string())))?;
+    factory.quiet();
+    *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+    Ok(factory)
+}
+
+/// Runs `work` where recursion has room.
+pub(super) fn on_large_stack<T: Send>(
+    work: impl FnOnce() -> Result<T, ConstraintError> + Send,
+) -> Result<T, ConstraintError> {
+    let run = |problem: &str| ConstraintError::Run { problem: problem.to_owned() };
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+        let work =
+            || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(run("it panicked")));
+        match builder.spawn_scoped(scope, work) {
+            Ok(thread) => thread.join().unwrap_or_else(|_| Err(run("its thread ended"))),
+            Err(error) => Err(run(&format!("no thread for it: {error}"))),
+        }
+    })
+}
+
+/// A matcher whose first mask is known to allow something.
+pub(super) fn matcher(
+    factory: &ParserFactory,
+    language: &Language,
+) -> Result<Matcher, ConstraintError> {
+    match language {
+        Language::JsonObject => from_schema(factory, "{\"type\": \"object\"}", Root::Object),
+        Language::JsonSchema(text) => from_schema(factory, text, Root::Value),
+        Language::Arguments(text) => from_schema(factory, text, Root::Object),
+        Language::Regex(pattern) => {
+            let fault = |problem| ConstraintError::field("", problem);
+            let pattern = translate(pattern, Scope::Whole).map_err(fault)?;
+            start(factory, TopLevelGrammar::from_lark(format!("start: /(?:{pattern})/")))
+                .map_err(fault)
+        }
+        Language::Lark(grammar) => {
+            let grammar = lark::checked(grammar)?;
+            start(factory, TopLevelGrammar::from_lark(grammar))
+                .map_err(|problem| ConstraintError::field("", problem))
+        }
+    }
+}
+
+fn from_schema(
+    factory: &ParserFactory,
+    text: &str,
+    root: Root,
+) -> Result<Matcher, ConstraintError> {
+    let document = schema::parse(text)?;
+    let normal = schema::normalise(&document, "#", root)?;
+    start(factory, TopLevelGrammar::from_json_schema(with_options(normal))).map_err(|problem| {
+        let (pointer, problem) = culprit(factory, &document, problem);
+        ConstraintError::schema(pointer, problem)
+    })
+}
+
+/// White space as the model was taught to write it, and one spelling of every string: no `\u0061`, by
+/// which a name could be said twice.
+pub(super) fn with_options(mut schema: Value) -> Value {
+    if let Value::Object(schema) = &mut schema {
+        let options = json!({
+            "item_separator": ", ",
+            "key_separator": ": ",
+            "whitespace_flexible": false,
+            "json_allowed_escapes": "nrbtf\\\"",
+        });
+        schema.insert("x-guidance".to_owned(), options);
+    }
+    schema
+}
+
+fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher, String> {
+    let problem = |error: anyhow::Error| explained(&first_line(&error.to_string()));
+    let parser = factory.create_parser(grammar).map_err(problem)?;
+    let mut matcher = Matcher::new(Ok(parser));
+    let mask = matcher.compute_mask_or_eos().map_err(problem)?;
+    let trie = factory.tok_env().tok_trie();
+    let mut n_open = 0;
+    // Control tokens have no bytes; a grammar can name them, but never gets them.
+    mask.iter_set_entries(|id| {
+        let is_text =
+            u32::try_from(id).is_ok_and(|id| !trie.token(id).is_empty() || id == trie.eos_token());
+        n_open += usize::from(is_text);
+    });
+    if n_open == 0 {
+        return Err("it begins with a control token, which is not for grammars to say".to_owned());
+    }
+    Ok(matcher)
+}
+
+/// The innermost part of a schema that fails in the same way, and what is said of it.
+fn culprit(factory: &ParserFactory, document: &Value, mut problem: String) -> (String, String) {
+    const UNSATISFIABLE: &str = "no value obeys this";
+    let mut pointer = "#".to_owned();
+    let mut n_tries = 0;
+    let mut fault_of = |part: &str, outer: &str| {
+        n_tries += 1;
+        let normal = schema::normalise(document, part, Root::Value).ok();
+        let normal = normal.filter(|_| n_tries <= MAX_TRIES)?;
+        let inner =
+            start(factory, TopLevelGrammar::from_json_schema(with_options(normal))).err()?;
+        let both = |text| inner.starts_with(text) && outer.starts_with(text);
+        (outer.contains(&inner) || both(UNSATISFIABLE)).then_some(inner)
+    };
+    for _ in 0..schema::MAX_DEPTH {
+        let parts = schema::children(document, &pointer).into_iter();
+        let mut parts = parts.filter(|part| *part != pointer);
+        let found = parts.find_map(|part| fault_of(&part, &problem).map(|inner| (part, inner)));
+        match found {
+            Some(found) => (pointer, problem) = found,
+            None => break,
+        }
+    }
+    (pointer, problem)
+}
+
+/// Messages come with the state, a backtrace or remarks on later lines.
+pub(super) fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or("no reason is known").chars().take(400).collect()
+}
+
+fn explained(problem: &str) -> String {
+    match problem {
+        "NoExtensionBias" => "it allows no text at all".to_owned(),
+        "ParserTooComplex" | "LexerTooComplex" => "it is too large to be followed".to_owned(),
+        _ => match problem.strip_prefix("Unsatisfiable schema: ") {
+            Some(reason) => format!("no value obeys this: {reason}"),
+            None => problem.trim_end_matches('.').to_owned(),
+        },
+    }
+}

@@ -1,0 +1,293 @@
+//! A reply as it is written, and what may come next in it.
+//!
+//! The control tokens are followed here, by their ids: `[THINK]`, `[TOOL_CALLS]`, `[ARGS]` and the end are
+//! open where the rules say so, all others never. Text between them is free, or a matcher's. Matchers
+//! start where their part of the reply starts; before that they cost nothing.
+
+use super::budget::Thought;
+use super::matcher::Matcher;
+use super::rules::{Begun, CallRules, ReplyRules, TextRules};
+use super::{Allowed, ConstraintError, Grammars, Language, Mask};
+use crate::tokenizer::{TokenId, Tokenizer};
+
+/// Holds one reply to its rules.
+#[derive(Debug)]
+pub struct Constraint {
+    grammars: Grammars,
+    rules: ReplyRules,
+    control: Control,
+    phase: Phase,
+    /// Token ids of the tools' names, in the tools' order.
+    names: Vec<Vec<TokenId>>,
+    mask: Mask,
+    forbidden: Vec<TokenId>,
+    broken: Option<ConstraintError>,
+}
+
+#[derive(Debug)]
+struct Control {
+    think: Option<TokenId>,
+    end_think: Option<TokenId>,
+    tool_calls: Option<TokenId>,
+    args: Option<TokenId>,
+    eos: TokenId,
+    all: Vec<TokenId>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Reasoning(Thought),
+    /// Nothing or text was said.
+    Text {
+        /// `None` where the text is free or forbidden.
+        matcher: Option<Box<Matcher>>,
+        may_reason: bool,
+    },
+    /// After `[TOOL_CALLS]`: the name so far.
+    Name(Vec<TokenId>),
+    /// After `[ARGS]`.
+    Arguments(Box<Matcher>),
+    /// After a call.
+    Called,
+    Ended,
+}
+
+/// Control tokens that are open at some point.
+type Open = [Option<TokenId>; 3];
+
+impl Control {
+    fn new(tokenizer: &Tokenizer, rules: &ReplyRules) -> Result<Self, ConstraintError> {
+        let find = |name: &'static str, purpose: Option<&'static str>| match (
+            tokenizer.control_token(name),
+            purpose,
+        ) {
+            (None, Some(purpose)) => Err(ConstraintError::ControlToken { name, purpose }),
+            (found, _) => Ok(found),
+        };
+        let reasoning = rules.may_reason || rules.begun == Begun::Reasoning;
+        let reasoning = reasoning.then_some("reasoning");
+        let calls = rules.calls.as_ref().map(|_| "calling tools");
+        Ok(Self {
+            think: find("[THINK]", reasoning)?,
+            end_think: find("[/THINK]", reasoning)?,
+            tool_calls: find("[TOOL_CALLS]", calls)?,
+            args: find("[ARGS]", calls)?,
+            eos: tokenizer.eos(),
+            all: tokenizer.control_tokens().collect(),
+        })
+    }
+}
+
+impl Constraint {
+    /// A reply at its beginning, or where the prompt has left it.
+    pub fn new(grammars: &Grammars, rules: ReplyRules) -> Result<Self, ConstraintError> {
+        let tokenizer = grammars.tokenizer();
+        let control = Control::new(tokenizer, &rules)?;
+        let tools = rules.calls.iter().flat_map(|calls| &calls.tools);
+        let names = tools.map(|tool| tokenizer.encode(&tool.name)).collect();
+        let mut constraint = Self {
+            grammars: grammars.clone(),
+            control,
+            phase: Phase::Ended,
+            names,
+            mask: Mask::default(),
+            forbidden: Vec::new(),
+            broken: None,
+            rules,
+        };
+        constraint.phase = match &constraint.rules.begun {
+            Begun::Nothing => constraint.text(constraint.rules.may_reason),
+            Begun::Reasoning => constraint.reasoning(),
+            Begun::Reasoned => constraint.text(false),
+            Begun::Text(text) => constraint.text_after(text)?,
+            Begun::Calls => Phase::Called,
+        };
+        Ok(constraint)
+    }
+
+    /// What the caller should know of that is no error, such as arguments that are held to less than
+    /// their schema.
+    pub fn notes(&self) -> &[String] {
+        &self.rules.notes
+    }
+
+    /// Whether the reply is complete.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    fn reasoning(&self) -> Phase {
+        Phase::Reasoning(Thought::new(self.rules.reasoning_budget))
+    }
+
+    fn text(&self, may_reason: bool) -> Phase {
+        let may_reason = may_reason && self.rules.reasoning_budget != Some(0);
+        let matcher = match &self.rules.text {
+            TextRules::Held(grammar) => Some(Box::new(grammar.start())),
+            TextRules::Free | TextRules::Forbidden => None,
+        };
+        Phase::Text { matcher, may_reason }
+    }
+
+    fn text_after(&self, text: &str) -> Result<Phase, ConstraintError> {
+        let mut phase = self.text(false);
+        if let Phase::Text { matcher: Some(matcher), .. } = &mut phase {
+            let ids = self.grammars.tokenizer().encode(text);
+            if matcher.take(&ids)? < ids.len() {
+                let problem = "the text to be continued does not have the format that is asked for";
+                return Err(ConstraintError::field("", problem));
+            }
+        }
+        Ok(phase)
+    }
+
+    /// What may come next.
+    pub fn allowed(&mut self) -> Result<Allowed<'_>, ConstraintError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let control = &self.control;
+        let may_call_again = self.rules.calls.as_ref().is_some_and(|calls| !calls.is_single);
+        let call_again = control.tool_calls.filter(|_| may_call_again);
+        let mask = &mut self.mask;
+        let open: Open = match &mut self.phase {
+            Phase::Reasoning(thought) => match control.end_think {
+                Some(end) if thought.must_close() => return Ok(Allowed::One(end)),
+                end => return Ok(all_but(control, &mut self.forbidden, [end, None, None])),
+            },
+            Phase::Text { matcher, may_reason } => {
+                let calls = self.rules.calls.as_ref();
+                let must_call = calls.is_some_and(|calls| calls.is_required);
+                let think = control.think.filter(|_| *may_reason);
+                let call = control.tool_calls.filter(|_| calls.is_some());
+                match matcher {
+                    None if matches!(self.rules.text, TextRules::Free) => {
+                        let eos = (!must_call).then_some(control.eos);
+                        return Ok(all_but(control, &mut self.forbidden, [think, call, eos]));
+                    }
+                    None => {
+                        mask.clear();
+                        [think, call, None]
+                    }
+                    Some(matcher) => {
+                        matcher.fill(mask)?;
+                        let eos = (matcher.can_end()? && !must_call).then_some(control.eos);
+                        [think, call.filter(|_| matcher.is_untouched()), eos]
+                    }
+                }
+            }
+            Phase::Name(so_far) => {
+                mask.clear();
+                for name in self.names.iter().filter_map(|name| name.strip_prefix(&so_far[..])) {
+                    if let Some(id) = name.first().copied().or(control.args) {
+                        mask.allow(id);
+                    }
+                }
+                [control.args.filter(|id| mask.contains(*id)), None, None]
+            }
+            Phase::Arguments(matcher) => {
+                matcher.fill(mask)?;
+                let can_end = matcher.can_end()?;
+                [call_again.filter(|_| can_end), can_end.then_some(control.eos), None]
+            }
+            Phase::Called => {
+                mask.clear();
+                [call_again, Some(control.eos), None]
+            }
+            Phase::Ended => return Ok(Allowed::One(control.eos)),
+        };
+        control.all.iter().for_each(|&id| mask.forbid(id));
+        open.into_iter().flatten().for_each(|id| mask.allow(id));
+        match (mask.only(), mask.iter().next()) {
+            (Some(only), _) => Ok(Allowed::One(only)),
+            (None, Some(_)) => Ok(Allowed::Only(mask)),
+            (None, None) => {
+                let problem = "no token may come next".to_owned();
+                Err(self.broken.insert(ConstraintError::Run { problem }).clone())
+            }
+        }
+    }
+
+    /// Takes the token that was chosen. What goes wrong with it is told by the next [`allowed`](Self::allowed).
+    pub fn accept(&mut self, id: TokenId) {
+        if self.broken.is_none()
+            && let Err(error) = self.advance(id)
+        {
+            self.broken = Some(error);
+        }
+    }
+
+    fn advance(&mut self, id: TokenId) -> Result<(), ConstraintError> {
+        let is = |control: Option<TokenId>| control == Some(id);
+        match &mut self.phase {
+            Phase::Reasoning(thought) => {
+                if is(self.control.end_think) {
+                    self.phase = self.text(false);
+                } else {
+                    thought.push(self.grammars.tokenizer().token_bytes(id));
+                }
+            }
+            _ if id == self.control.eos => self.phase = Phase::Ended,
+            Phase::Text { may_reason: true, .. } if is(self.control.think) => {
+                self.phase = self.reasoning();
+            }
+            Phase::Text { .. } | Phase::Arguments(_) | Phase::Called
+                if is(self.control.tool_calls) =>
+            {
+                self.phase = Phase::Name(Vec::new());
+            }
+            Phase::Text { matcher, may_reason } => {
+                *may_reason = false;
+                if let Some(matcher) = matcher {
+                    take(matcher, id)?;
+                }
+            }
+            Phase::Name(so_far) => {
+                if is(self.control.args) {
+                    let called = self.names.iter().position(|name| name == so_far);
+                    self.phase = self.arguments(called)?;
+                } else {
+                    so_far.push(id);
+                }
+            }
+            Phase::Arguments(matcher) => take(matcher, id)?,
+            Phase::Called | Phase::Ended => return Err(misfit(id)),
+        }
+        Ok(())
+    }
+
+    fn arguments(&mut self, called: Option<usize>) -> Result<Phase, ConstraintError> {
+        let tools = self.rules.calls.as_ref().map(|calls: &CallRules| &calls.tools);
+        let Some(tool) = called.and_then(|called| tools?.get(called)) else {
+            let problem = "a function that does not exist was called".to_owned();
+            return Err(ConstraintError::Run { problem });
+        };
+        let grammar = match self.grammars.compile(&tool.arguments) {
+            Err(error) if tool.falls_back => {
+                let note =
+                    format!("arguments of {} are held to any JSON object: {error}", tool.name);
+                self.rules.notes.push(note);
+                self.grammars.compile(&Language::JsonObject)?
+            }
+            compiled => compiled?,
+        };
+        Ok(Phase::Arguments(Box::new(grammar.start())))
+    }
+}
+
+fn all_but<'a>(control: &Control, forbidden: &'a mut Vec<TokenId>, open: Open) -> Allowed<'a> {
+    forbidden.clear();
+    forbidden.extend(control.all.iter().filter(|id| !open.contains(&Some(**id))));
+    Allowed::AllBut(forbidden)
+}
+
+fn take(matcher: &mut Matcher, id: TokenId) -> Result<(), ConstraintError> {
+    match matcher.take(&[id])? {
+        1 => Ok(()),
+        _ => Err(misfit(id)),
+    }
+}
+
+fn misfit(id: TokenId) -> ConstraintError {
+    ConstraintError::Run { problem: format!("token {id} does not fit") }
+}

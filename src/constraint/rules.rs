@@ -1,0 +1,68 @@
+//! What one reply may consist of.
+
+use super::{Grammar, Language};
+
+/// The shape of a reply: `([THINK]…[/THINK])? text? ([TOOL_CALLS]name[ARGS]{…})* </s>`.
+#[derive(Debug, Clone)]
+pub struct ReplyRules {
+    /// Whether reasoning may be opened.
+    pub may_reason: bool,
+    /// Tokens of reasoning after which it is closed.
+    pub reasoning_budget: Option<u32>,
+    /// The text.
+    pub text: TextRules,
+    /// The calls; `None` where none are allowed.
+    pub calls: Option<CallRules>,
+    /// What the prompt has of the reply already.
+    pub begun: Begun,
+    /// What the caller should know of that is no error.
+    pub notes: Vec<String>,
+}
+
+/// What the text must be like.
+#[derive(Debug, Clone)]
+pub enum TextRules {
+    /// Anything, before calls too.
+    Free,
+    /// There is none.
+    Forbidden,
+    /// A text of this grammar, and then no calls.
+    Held(Grammar),
+}
+
+/// Which functions may be called.
+#[derive(Debug, Clone)]
+pub struct CallRules {
+    /// The functions, each under a name of its own.
+    pub tools: Vec<ToolRules>,
+    /// Whether there must be a call.
+    pub is_required: bool,
+    /// Whether there may be only one.
+    pub is_single: bool,
+}
+
+/// A function.
+#[derive(Debug, Clone)]
+pub struct ToolRules {
+    /// Its name.
+    pub name: String,
+    /// Its arguments; compiled when it is called.
+    pub arguments: Language,
+    /// Whether any JSON object will do where these arguments cannot be compiled.
+    pub falls_back: bool,
+}
+
+/// A reply's beginning that is part of the prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// Nothing.
+    Nothing,
+    /// Reasoning that is still open.
+    Reasoning,
+    /// Reasoning that is closed.
+    Reasoned,
+    /// Text, with or without reasoning before it.
+    Text(String),
+    /// Calls.
+    Calls,
+}

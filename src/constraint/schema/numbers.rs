@@ -1,0 +1,97 @@
+//! Keywords with numbers in them.
+//!
+//! Bounds become regular expressions over digits, so they must be numbers that a double holds exactly
+//! and a person could write out: at most 2^53, at most 12 digits after the point.
+
+use serde_json::{Map, Value, json};
+
+use super::{Fault, Walk};
+
+/// Largest whole number below which doubles miss none.
+const MAX_NUMBER: f64 = 9_007_199_254_740_992.0;
+/// Digits after the point.
+const MAX_PLACES: usize = 12;
+/// Largest common step of all `multipleOf`: the grammar engine counts remainders.
+const MAX_STEPS: u64 = 10_000;
+
+impl Walk<'_> {
+    /// A whole number from 0 to `max`, and whether that was reached.
+    pub(super) fn size(&mut self, value: &Value, max: u64) -> Result<(u64, bool), Fault> {
+        let whole = value.as_f64().filter(|x| x.fract() == 0.0 && *x >= 0.0);
+        match (value.as_u64(), whole) {
+            (Some(n), _) => Ok((n, n > max)),
+            // `1e9` and `3.0` are whole numbers too.
+            (None, Some(x)) => Ok((x as u64, x > max as f64)),
+            (None, None) => self.fault(format!("expected a whole number from 0, found {value}")),
+        }
+    }
+
+    pub(super) fn at_least(&mut self, value: &Value, max: u64) -> Result<Value, Fault> {
+        match self.size(value, max)? {
+            (n, false) => Ok(json!(n)),
+            (n, true) => self.fault(format!("{n} is more than an answer can hold, at most {max}")),
+        }
+    }
+
+    pub(super) fn number(&mut self, value: &Value) -> Result<Value, Fault> {
+        let Some(x) = value.as_f64() else { return self.fault("expected a number") };
+        let digits = x.to_string();
+        let n_places = digits.split_once('.').map_or(0, |(_, places)| places.len());
+        match x.abs() <= MAX_NUMBER && n_places <= MAX_PLACES {
+            true => Ok(value.clone()),
+            false => self.fault(format!(
+                "{value} cannot be enforced; expected a number up to 2^53 with at most {MAX_PLACES} \
+                 digits after the point"
+            )),
+        }
+    }
+
+    /// Draft 4 has a boolean here that makes the other bound exclusive.
+    pub(super) fn exclusive(
+        &mut self,
+        key: &str,
+        value: &Value,
+        schema: &Map<String, Value>,
+        out: &mut Map<String, Value>,
+    ) -> Result<(), Fault> {
+        let bound = match value {
+            Value::Bool(false) => return Ok(()),
+            Value::Bool(true) => {
+                let inclusive = if key == "exclusiveMinimum" { "minimum" } else { "maximum" };
+                match schema.get(inclusive) {
+                    Some(bound) => bound,
+                    None => return Ok(()),
+                }
+            }
+            bound => bound,
+        };
+        let bound = self.number(bound)?;
+        out.insert(key.to_owned(), bound);
+        Ok(())
+    }
+
+    pub(super) fn multiple_of(&mut self, value: &Value) -> Result<Value, Fault> {
+        self.number(value)?;
+        let x = value.as_f64().unwrap_or_default();
+        if x <= 0.0 {
+            return self.fault(format!("expected a number above 0, found {value}"));
+        }
+        let digits = x.to_string().replace('.', "");
+        let step: u64 = digits.trim_matches('0').parse().unwrap_or(u64::MAX);
+        let common = step / greatest_divisor(step, self.steps);
+        self.steps = common.saturating_mul(self.steps);
+        match self.steps <= MAX_STEPS {
+            true => Ok(value.clone()),
+            false => self.fault(format!(
+                "steps of {value} have too many remainders, a grammar counts at most {MAX_STEPS}"
+            )),
+        }
+    }
+}
+
+fn greatest_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a.max(1)
+}

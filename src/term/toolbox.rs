@@ -1,0 +1,203 @@
+//! The tools of a conversation: what the model is told of them, and which commands answer their calls.
+//!
+//! A file holds a list of tools as chat requests have them, an object with `tools`, or one tool. A tool may
+//! name a shell command in `x-command`; the model never sees it, and it runs only when the user says so.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::escape::escape_controls;
+use super::files::read_text;
+use crate::chat::{ChatRequest, Message, Tool, Version, request_from_json, validate};
+use crate::vision::Image;
+
+/// Largest file of tools, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+/// Most tools of one conversation, as with the protocol's inventor.
+const MAX_TOOLS: usize = 128;
+
+/// Tools and the commands behind them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Toolbox {
+    tools: Vec<Tool>,
+    /// Shell commands by the tool's name.
+    commands: HashMap<String, String>,
+    /// Tools whose command the user lets run without being asked again.
+    trusted: HashSet<String>,
+}
+
+/// A tool's command, beside or within its `function`.
+#[derive(Deserialize)]
+struct WithCommand {
+    #[serde(rename = "x-command")]
+    command: Option<String>,
+    function: Option<Box<WithCommand>>,
+}
+
+impl Toolbox {
+    /// Tools without commands.
+    pub fn new(tools: Vec<Tool>) -> Self {
+        Self { tools, ..Self::default() }
+    }
+
+    /// Reads a file of tools.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let json = read_text(path, MAX_FILE)?;
+        Self::parse(&json).with_context(|| escape_controls(&path.to_string_lossy()).into_owned())
+    }
+
+    fn parse(json: &str) -> anyhow::Result<Self> {
+        let list = list(json)?;
+        let entries: Vec<&RawValue> = serde_json::from_str(&list).context("tools")?;
+        if entries.len() > MAX_TOOLS {
+            bail!("{} tools, at most {MAX_TOOLS} are possible", entries.len());
+        }
+        let request = format!("{{\"messages\":[],\"tools\":{list}}}");
+        let mut request = request_from_json(&request, &mut Image::from_url)?;
+        request.messages.push(Message::user("x"));
+        validate(&request, Version::V15)?;
+        let ChatRequest { tools, .. } = request;
+        let mut names = HashSet::new();
+        if let Some(twice) = tools.iter().position(|tool| !names.insert(tool.name.as_str())) {
+            bail!("tools[{twice}]: a second tool with the name {:?}", tools[twice].name);
+        }
+        let mut commands = HashMap::new();
+        for (i, (tool, entry)) in tools.iter().zip(&entries).enumerate() {
+            let entry: WithCommand = serde_json::from_str(entry.get())
+                .map_err(|error| anyhow!("tools[{i}]: x-command must be a string: {error}"))?;
+            let within = entry.function.and_then(|function| function.command);
+            if let Some(command) = entry.command.or(within) {
+                commands.insert(tool.name.clone(), command);
+            }
+        }
+        Ok(Self { tools, commands, trusted: HashSet::new() })
+    }
+
+    /// What the model is told.
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+
+    /// Whether a tool has this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tools.iter().any(|tool| tool.name == name)
+    }
+
+    /// The names, for messages: `a, b, c`.
+    pub fn names(&self) -> String {
+        self.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The command that answers calls of a tool.
+    pub(super) fn command(&self, name: &str) -> Option<&str> {
+        self.commands.get(name).map(String::as_str)
+    }
+
+    /// Whether the tool's command may run without a question.
+    pub(super) fn is_trusted(&self, name: &str) -> bool {
+        self.trusted.contains(name)
+    }
+
+    /// Lets the tool's command run from now on.
+    pub(super) fn trust(&mut self, name: &str) {
+        self.trusted.insert(name.to_owned());
+    }
+
+    /// A line for each tool.
+    pub(super) fn list(&self) -> String {
+        let mut lines = Vec::new();
+        for tool in &self.tools {
+            let mut line = format!("  {}", tool.name);
+            if let Some(first) = tool.description.lines().next() {
+                line.push_str(&format!(" · {first}"));
+            }
+            if let Some(command) = self.command(&tool.name) {
+                line.push_str(&format!(" · runs `{command}`"));
+            }
+            lines.push(escape_controls(&line).into_owned());
+        }
+        lines.join("\n")
+    }
+}
+
+/// The list of tools in any of the three forms, as JSON text.
+fn list(json: &str) -> anyhow::Result<String> {
+    #[derive(Deserialize)]
+    struct Holder<'a> {
+        #[serde(borrow)]
+        tools: Option<&'a RawValue>,
+    }
+    let value: &RawValue = serde_json::from_str(json).context("not JSON")?;
+    let text = value.get();
+    if text.starts_with('[') {
+        return Ok(text.to_owned());
+    }
+    if !text.starts_with('{') {
+        bail!("expected a list of tools, an object with \"tools\", or one tool");
+    }
+    let holder: Holder<'_> = serde_json::from_str(text)?;
+    Ok(match holder.tools {
+        Some(tools) if tools.get().starts_with('[') => tools.get().to_owned(),
+        Some(_) => bail!("tools: expected a list"),
+        None => format!("[{text}]"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEATHER: &str = r#"{"type": "function", "x-command": "cat", "function": {"name": "weather",
+        "description": "Weather\nof a city", "parameters": {"type": "object", "properties": {}}}}"#;
+
+    #[test]
+    fn three_forms_are_the_same() {
+        for json in [format!("[{WEATHER}]"), format!("{{\"tools\": [{WEATHER}]}}"), WEATHER.into()]
+        {
+            let toolbox = Toolbox::parse(&json).unwrap();
+            assert_eq!(toolbox.names(), "weather");
+            assert_eq!(toolbox.command("weather"), Some("cat"));
+            assert_eq!(toolbox.list(), "  weather · Weather · runs `cat`");
+        }
+        let within = r#"[{"function": {"name": "f", "parameters": {}, "x-command": "date"}}]"#;
+        assert_eq!(Toolbox::parse(within).unwrap().command("f"), Some("date"));
+        assert!(Toolbox::parse("[]").unwrap().is_empty());
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let tool =
+            |name: &str| format!("{{\"function\":{{\"name\":\"{name}\",\"parameters\":{{}}}}}}");
+        let many: Vec<String> = (0..129).map(|i| tool(&format!("f{i}"))).collect();
+        let long = tool(&"x".repeat(65));
+        for (json, expected) in [
+            ("", "not JSON"),
+            ("[{]", "line 1 column 3"),
+            ("3", "expected a list"),
+            ("{\"tools\": 3}", "tools: expected a list"),
+            ("[{\"type\": \"magic\", \"function\": {\"name\": \"f\"}}]", "tools[0].type"),
+            (&format!("[{},{}]", tool("f"), tool("f")), "tools[1]: a second tool"),
+            (&format!("[{}]", tool("a b")), "a b"),
+            (&format!("[{}]", tool("")), "name"),
+            (&format!("[{long}]"), "xxx"),
+            (&format!("[{}]", many.join(",")), "129 tools"),
+            ("[{\"function\": {\"name\": \"f\", \"parameters\": []}}]", "\"f\""),
+            (
+                "[{\"x-command\": 3, \"function\": {\"name\": \"f\", \"parameters\": {}}}]",
+                "x-command",
+            ),
+        ] {
+            let error = format!("{:#}", Toolbox::parse(json).unwrap_err());
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+}

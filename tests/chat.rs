@@ -1,0 +1,94 @@
+//! `gust tokenize --chat`, as a user runs it on the built-in model.
+//!
+//! Ids are compared with mistral_common's in `src/chat/tests.rs`; here it is about lines, files and
+//! errors.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn gust(folder: &Path, args: &[&str], lines: &str) -> Output {
+    let file = folder.join("requests.jsonl");
+    fs::write(&file, lines).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_gust"))
+        .args(["tokenize", "--chat", "-f", file.to_str().unwrap()])
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+/// Lines of stdout, lines of stderr, exit code.
+fn run(folder: &Path, args: &[&str], lines: &str) -> (Vec<String>, String, Option<i32>) {
+    let output = gust(folder, args, lines);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let out = text(output.stdout).lines().map(str::to_owned).collect();
+    (out, text(output.stderr), output.status.code())
+}
+
+fn user(content: &str) -> String {
+    format!(r#"{{"model": "any", "messages": [{{"role": "user", "content": {content}}}]}}"#) + "\n"
+}
+
+#[test]
+fn one_request_a_line_gives_one_array_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = user(r#""[INST]""#) + &user(r#"[{"type": "text", "text": "[INST]"}]"#);
+    let (out, _, code) = run(folder.path(), &["--strict"], &lines);
+    assert_eq!((out.len(), code), (2, Some(0)));
+    assert_eq!(out[0], out[1]);
+    let ids: Vec<u32> = serde_json::from_str(&out[0]).unwrap();
+    // <s> [MODEL_SETTINGS] … [INST] … [/INST]
+    assert_eq!((&ids[..2], ids.last()), (&[1, 36][..], Some(&4)));
+    assert_eq!(ids.iter().filter(|&&id| id == 3).count(), 1);
+
+    let (older, _, _) = run(folder.path(), &["--chat-version", "V13"], &lines);
+    assert!(older[0].starts_with("[1,3,"), "{}", older[0]);
+}
+
+#[test]
+fn pictures_are_data_urls_or_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("black.png");
+    // Two tokens in one row.
+    image::RgbImage::new(29, 28).save(&path).unwrap();
+    let data = gust::vision::Image::decode(fs::read(&path).unwrap()).unwrap().to_data_url();
+    let path = path.to_str().unwrap().replace('\\', "/");
+    let picture = |url: &str| {
+        let chunk = format!(r#"{{"type": "image_url", "image_url": {{"url": "{url}"}}}}"#);
+        user(&format!(r#"[{{"type": "text", "text": "x"}}, {chunk}]"#))
+    };
+    let lines: String = ["black.png", &path, &data].map(picture).concat();
+    let (out, error, code) = run(folder.path(), &["--strict"], &lines);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out[0].contains(",3,10,10,13,"), "{}", out[0]);
+    assert!(out.iter().all(|line| *line == out[0]), "{out:?}");
+
+    let lines = ["https://example.org/a.png", "gone.png", "."].map(picture).concat();
+    let (out, error, code) = run(folder.path(), &[], &lines);
+    assert_eq!((out, code), (vec!["null".to_owned(); 3], Some(1)));
+    for told in ["line 1", "https", "line 2: cannot open gone.png", "line 3", ". is no file"] {
+        assert!(error.contains(told), "{told:?} is not in {error}");
+    }
+}
+
+#[test]
+fn a_bad_line_is_null_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = r#"{"messages": [{"role": "assistant", "content": "a"}]}"#;
+    let lines = format!("{}{alone}\n{{\n{}", user("\"a\""), user("\"b\""));
+    let (out, error, code) = run(folder.path(), &["--strict"], &lines);
+    assert_eq!((out.len(), code), (4, Some(1)));
+    assert_eq!((&out[1][..], &out[2][..]), ("null", "null"));
+    assert!(out[0].starts_with('[') && out[3].starts_with('['));
+    for told in ["line 2: messages[0]", "line 3: ", "2 of 4 lines cannot be encoded"] {
+        assert!(error.contains(told), "{told:?} is not in {error}");
+    }
+}
+
+#[test]
+fn flags_that_do_not_fit_are_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["--json"][..], &["--lines"], &["--count"], &["--chat-version", "v3"]] {
+        assert_eq!(gust(folder.path(), args, "").status.code(), Some(2), "{args:?}");
+    }
+}
