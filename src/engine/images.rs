@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::ggml::{Backend, CancelFlag, Device, GgmlError, Scheduler};
 use crate::gguf::Gguf;
 use crate::model::{
-    Placement, Projector, VisionGraph, VisionStage, VisionState, VisionWeights, lay_out,
+    Hparams, ModelError, Placement, Projector, VisionGraph, VisionStage, VisionState,
+    VisionWeights, Warning, check_mmproj, expected_vision_tensors, lay_out,
 };
 use crate::vision::{Grid, Image, ImageHash, ImagePatches, PatchConfig};
 
@@ -21,6 +22,40 @@ const CACHE_BYTES: usize = 256 << 20;
 
 /// Told how much of how much is done, and may break off.
 pub(super) type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// A vision tower that belongs to the model, and the file that it lies in.
+pub(super) struct Tower {
+    gguf: Arc<Gguf>,
+    projector: Projector,
+}
+
+impl Tower {
+    /// The tower of `mmproj`, or else of the model's own file.
+    pub(super) fn of(
+        gguf: &Arc<Gguf>,
+        mmproj: Option<Gguf>,
+        hparams: &Hparams,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Option<Self>, ModelError> {
+        let gguf = match mmproj {
+            Some(mmproj) => {
+                warnings.extend_from_slice(mmproj.warnings());
+                Arc::new(mmproj)
+            }
+            None if Projector::is_inside(gguf) => gguf.clone(),
+            None => return Ok(None),
+        };
+        let projector = check_mmproj(&gguf, hparams)?;
+        Ok(Some(Tower { gguf, projector }))
+    }
+
+    /// Bytes of the weights and of the largest picture's way through them.
+    pub(super) fn n_bytes(&self) -> u64 {
+        let expected = expected_vision_tensors(&self.projector);
+        let tensors = expected.iter().filter_map(|tensor| self.gguf.tensor(&tensor.name));
+        tensors.map(|tensor| tensor.n_bytes).sum::<u64>() + self.projector.working_bytes()
+    }
+}
 
 /// A vision tower, ready to run.
 #[derive(Debug)]
@@ -33,16 +68,17 @@ pub(super) struct Vision {
 }
 
 impl Vision {
-    /// Places the weights of a tower that has been checked against the spec.
+    /// Places the tower's weights.
     pub(super) fn load(
-        gguf: &Arc<Gguf>,
-        projector: Projector,
+        tower: Tower,
         placement: Placement,
-        n_threads: u32,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, GgmlError> {
-        let weights = VisionWeights::load(gguf, &projector, placement, progress)?;
-        let backend = Backend::new(placement.device, n_threads)?;
+        let Tower { gguf, projector } = tower;
+        // Pictures come in batches of hundreds of patches, which gain nothing from copies.
+        let placement = Placement { repack_budget: 0, ..placement };
+        let weights = VisionWeights::load(&gguf, &projector, placement, progress)?;
+        let backend = Backend::new(placement.device, placement.n_threads as u32)?;
         Ok(Vision {
             projector,
             weights,

@@ -29,13 +29,13 @@ use crate::constraint::ConstraintError;
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
-    CellPool, Hparams, KvCache, ModelError, Placement, Projector, TextGraph, TextShape, Warning,
-    Weights, YarnPolicy, check_mmproj, expected_vision_tensors, kv_bytes_per_token, validate,
+    CellPool, Hparams, KvCache, ModelError, Placement, TextGraph, TextShape, Warning, Weights,
+    YarnPolicy, kv_bytes_per_token, validate,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 use forward::Runtime;
-use images::Vision;
+use images::{Tower, Vision};
 
 /// Most tokens in one forward pass; longer prompts go in chunks.
 pub const N_BATCH: usize = 512;
@@ -139,10 +139,8 @@ impl Engine {
         let gguf = gguf.into();
         let (hparams, mut warnings) = validate(&gguf, options.yarn)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let tower = tower(&gguf, mmproj, &hparams, &mut warnings)?;
-        let default = default_cache_type(&gguf);
-        let cache_types = options.cache_types.map(|dtype| dtype.unwrap_or(default));
-        check_cache_types(&hparams, cache_types)?;
+        let tower = Tower::of(&gguf, mmproj, &hparams, &mut warnings)?;
+        let cache_types = cache_types(&gguf, &hparams, options)?;
         let n_threads = options.n_threads.unwrap_or_else(default_n_threads);
         let device = Device::cpu()?;
 
@@ -170,16 +168,12 @@ impl Engine {
             n_text = total;
             progress(done, total);
         })?;
-        let vision = match tower {
-            None => None,
-            Some(Tower { gguf, projector }) => {
-                // Pictures come in batches of hundreds of patches, which gain nothing from copies.
-                let placement = Placement { repack_budget: 0, ..placement };
-                Some(Vision::load(&gguf, projector, placement, n_threads, &mut |done, total| {
-                    progress(n_text + done, n_text + total);
-                })?)
-            }
+        let load = |tower| {
+            Vision::load(tower, placement, &mut |done, total| {
+                progress(n_text + done, n_text + total);
+            })
         };
+        let vision = tower.map(load).transpose()?;
         let kv = KvCache::new(&hparams, n_ctx as usize, cache_types, device)?;
         let backend = Backend::new(device, n_threads)?;
         let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
@@ -272,46 +266,15 @@ impl Engine {
     }
 }
 
-/// A vision tower that belongs to the model, and the file that it lies in.
-struct Tower {
-    gguf: Arc<Gguf>,
-    projector: Projector,
-}
-
-impl Tower {
-    /// Bytes of the weights and of the largest picture's way through them.
-    fn n_bytes(&self) -> u64 {
-        let expected = expected_vision_tensors(&self.projector);
-        let tensors = expected.iter().filter_map(|tensor| self.gguf.tensor(&tensor.name));
-        tensors.map(|tensor| tensor.n_bytes).sum::<u64>() + self.projector.working_bytes()
-    }
-}
-
-/// The tower of `mmproj`, or else of the model's own file.
-fn tower(
-    gguf: &Arc<Gguf>,
-    mmproj: Option<Gguf>,
+/// The types that the user wants, or those that suit the file.
+fn cache_types(
+    gguf: &Gguf,
     hparams: &Hparams,
-    warnings: &mut Vec<Warning>,
-) -> Result<Option<Tower>, ModelError> {
-    let gguf = match mmproj {
-        Some(mmproj) => {
-            warnings.extend_from_slice(mmproj.warnings());
-            Arc::new(mmproj)
-        }
-        None if Projector::is_inside(gguf) => gguf.clone(),
-        None => return Ok(None),
-    };
-    let projector = check_mmproj(&gguf, hparams)?;
-    Ok(Some(Tower { gguf, projector }))
-}
-
-fn default_cache_type(gguf: &Gguf) -> DType {
+    options: &EngineOptions,
+) -> Result<[DType; 2], Error> {
     let exact = gguf.tensor("blk.0.attn_q.weight").is_some_and(|t| t.ty == TensorType::F32);
-    if exact { DType::F32 } else { DType::F16 }
-}
-
-fn check_cache_types(hparams: &Hparams, [k, v]: [DType; 2]) -> Result<(), Error> {
+    let default = if exact { DType::F32 } else { DType::F16 };
+    let [k, v] = options.cache_types.map(|dtype| dtype.unwrap_or(default));
     for (half, dtype, n_embd_head) in
         [('k', k, hparams.n_embd_head_k), ('v', v, hparams.n_embd_head_v)]
     {
@@ -320,7 +283,7 @@ fn check_cache_types(hparams: &Hparams, [k, v]: [DType; 2]) -> Result<(), Error>
             return Err(Error::CacheType { half, dtype: dtype.name(), block, n_embd_head });
         }
     }
-    Ok(())
+    Ok([k, v])
 }
 
 fn tensor_type(dtype: DType) -> TensorType {

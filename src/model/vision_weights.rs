@@ -59,7 +59,7 @@ impl VisionWeights {
         placement: Placement,
         progress: Progress<'_>,
     ) -> Result<Self, GgmlError> {
-        let kv = kv_type(gguf, placement);
+        let kv = kv_type(gguf);
         let n_embd_head_padded = padded_head(projector, placement, kv);
         let mut loader = Loader::new(gguf, placement);
         let patch = [projector.n_patch().into(), projector.n_embd.into()];
@@ -108,11 +108,10 @@ impl Loader<'_> {
     }
 }
 
-/// Who runs an F32 file wants its exact numbers; and the CPU's attention converts whatever it reads to F32,
-/// again for each 64 patches that look. Other devices multiply in F16.
-fn kv_type(gguf: &Gguf, placement: Placement) -> DType {
+/// Who runs an F32 file wants its exact numbers.
+fn kv_type(gguf: &Gguf) -> DType {
     let exact = gguf.tensor("v.blk.0.attn_q.weight").is_some_and(|t| t.ty == TensorType::F32);
-    if exact || placement.device.is_cpu() { DType::F32 } else { DType::F16 }
+    if exact { DType::F32 } else { DType::F16 }
 }
 
 /// The smallest head that the device's attention takes and this tower's heads fit into; the head itself
