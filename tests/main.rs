@@ -4,6 +4,7 @@
 
 mod answer;
 mod bench;
+mod constraint;
 mod engine;
 mod gguf;
 mod model;
