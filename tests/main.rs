@@ -5,6 +5,7 @@
 mod answer;
 mod bench;
 mod chat;
+mod constraint;
 mod engine;
 mod gguf;
 mod model;

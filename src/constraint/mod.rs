@@ -144,6 +144,11 @@ impl Grammars {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// Forgets what was compiled; texts that have begun go on.
+    pub fn forget(&self) {
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+    }
+
     /// Whether a schema is one that can be enforced, as far as its keywords tell; nothing is compiled.
     pub fn check_arguments(&self, schema: &str) -> Result<(), ConstraintError> {
         let document = schema::parse(schema)?;

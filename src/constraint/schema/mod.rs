@@ -370,6 +370,3 @@ impl<'a> Walk<'a> {
         Ok(written)
     }
 }
-
-#[cfg(test)]
-mod tests;
