@@ -22,7 +22,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 PINNED = {"mistral_common": "1.13.1", "transformers": "5.23.0", "torch": "2.15.0", "gguf": "0.19.0", "numpy": "2.3.5"}
-NEEDS = {"model": [], "chat": ["tekken", "fixtures"], "tokenizer": ["tekken"]}
+NEEDS = {"model": [], "template": ["fixtures"], "chat": ["tekken", "fixtures"], "tokenizer": ["tekken"]}
 
 
 def other_versions() -> list[str]:

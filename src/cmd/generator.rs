@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::open;
-use crate::chat::{
-    ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage, Version,
-};
+use super::{chat_format, open};
+use crate::chat::{ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage};
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::engine::{End, Engine, Error, Generation, N_BATCH, Sampler, SamplingParams, Session};
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
@@ -95,7 +93,8 @@ impl Generator {
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
         let tokenizer = engine.tokenizer();
-        let format = ChatFormat::Mistral(Version::of(tokenizer));
+        let template = engine.gguf().metadata().str("tokenizer.chat_template")?;
+        let format = chat_format::choose(settings.reply, tokenizer, template)?;
         let prompt = format.encode(request, tokenizer, &PatchConfig::default())?;
         let parser = ReplyParser::new(tokenizer).continuing(request);
         self.generate(&prompt.tokens, parser, settings, sink)

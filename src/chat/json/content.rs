@@ -16,10 +16,7 @@ pub(super) enum Part {
 
 impl Reader<'_, '_> {
     /// Every part with its place.
-    pub(super) fn parts(
-        &mut self,
-        node: &Node<'_>,
-    ) -> Result<Vec<(String, Part)>, RequestError> {
+    pub(super) fn parts(&mut self, node: &Node<'_>) -> Result<Vec<(String, Part)>, RequestError> {
         let text = |text: String| Part::Chunk(ContentChunk::Text(text));
         if node.is_string() {
             // An empty string says as little as no chunk at all.

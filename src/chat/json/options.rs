@@ -109,7 +109,8 @@ impl Reader<'_, '_> {
             "low" | "medium" | "xhigh" | "max" => ReasoningEffort::High,
             _ => return Err(node.error(format!("expected \"none\" or \"high\", found {name:?}"))),
         };
-        let what = format!("{name:?} is taken as {:?}: the model knows none and high", effort.name());
+        let what =
+            format!("{name:?} is taken as {:?}: the model knows none and high", effort.name());
         self.change(&node.place, what)?;
         Ok(effort)
     }

@@ -7,7 +7,8 @@ use crate::chat::{
 };
 
 /// A PNG of one white pixel.
-const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==";
+const PNG: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==";
 
 fn read(json: &str) -> Result<Reading, RequestError> {
     read_request(json, &mut Image::from_url)
@@ -55,9 +56,7 @@ fn think(thinking: &str) -> ContentChunk {
 }
 
 fn pixel() -> ContentChunk {
-    ContentChunk::Image(Arc::new(
-        Image::from_url(&format!("data:image/png;base64,{PNG}")).unwrap(),
-    ))
+    ContentChunk::Image(Arc::new(Image::from_url(&format!("data:image/png;base64,{PNG}")).unwrap()))
 }
 
 fn said(content: Vec<ContentChunk>) -> Message {
@@ -122,10 +121,7 @@ fn openai_requests() {
             {{"type": "input_image", "image_url": "data:image/png;base64,{PNG}"}}]}},
             {{"role": "assistant", "content": null, "refusal": "no", "annotations": []}}]"#
         ),
-        &[
-            Message::User(vec![text("a"), text("b"), pixel(), pixel()]),
-            said(vec![text("no")]),
-        ],
+        &[Message::User(vec![text("a"), text("b"), pixel(), pixel()]), said(vec![text("no")])],
     );
     check_unchanged(
         r#"[{"role": "assistant", "function_call": {"name": "f", "arguments": "{\"a\":1}"}},
@@ -138,10 +134,7 @@ fn openai_requests() {
         "messages[0].role",
     );
     check_changed(r#"[{"role": "user"}]"#, &[Message::User(vec![])], "messages[0].content");
-    check_unchanged(
-        r#"[{"role": "user", "content": "\ud800x"}]"#,
-        &[Message::user("\u{fffd}x")],
-    );
+    check_unchanged(r#"[{"role": "user", "content": "\ud800x"}]"#, &[Message::user("\u{fffd}x")]);
     check_unchanged(
         r#"[{"role": "assistant", "tool_calls": [{"id": 7, "type": "function",
             "function": {"name": "f", "arguments": null}}]},
@@ -283,7 +276,10 @@ fn formats_of_every_server() {
     check_format(r#""guided_json": {"a":1e3}"#, schema());
     check_format(r#""guided_json": "{\"a\":1e3}""#, schema());
     check_format(r#""structured_outputs": {"json": {"a":1e3}}"#, schema());
-    check_format(r#""output_config": {"format": {"type": "json_schema", "schema": {"a":1e3}}}"#, schema());
+    check_format(
+        r#""output_config": {"format": {"type": "json_schema", "schema": {"a":1e3}}}"#,
+        schema(),
+    );
     check_format(r#""response_format": {"type": "regex", "regex": "a"}"#, regex("a"));
     check_format(r#""guided_regex": "a""#, regex("a"));
     check_format(r#""guided_choice": ["a.b", "c"]"#, regex(r"a\.b|c"));

@@ -42,12 +42,7 @@ impl Renaming {
         Renaming { taken, renamed: HashMap::new() }
     }
 
-    fn apply(
-        &mut self,
-        name: &mut String,
-        place: impl Fn() -> String,
-        changes: &mut Vec<Change>,
-    ) {
+    fn apply(&mut self, name: &mut String, place: impl Fn() -> String, changes: &mut Vec<Change>) {
         // One line feed at the end passes the reference's pattern.
         if is_function_name(name.strip_suffix('\n').unwrap_or(name)) {
             return;

@@ -86,11 +86,7 @@ fn valid_histories_stay_as_they_are() {
 
 #[test]
 fn ends() {
-    check(
-        &[user("a"), said("b")],
-        &[user("a"), to_go_on("b")],
-        &["messages[1]: the last message"],
-    );
+    check(&[user("a"), said("b")], &[user("a"), to_go_on("b")], &["messages[1]: the last message"]);
     let empty = Message::User(vec![]);
     check(
         &[said("b")],

@@ -8,7 +8,8 @@ use minijinja::value::Value;
 
 use super::marks::Marks;
 use crate::chat::{
-    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, Tool, ToolCall, python_json,
+    AssistantMessage, ChatRequest, ContentChunk, Message, ReasoningEffort, Tool, ToolCall,
+    python_json,
 };
 use crate::tokenizer::Tokenizer;
 
@@ -19,6 +20,8 @@ pub(super) struct Shapes {
     reasoning_beside: bool,
     /// Pictures are `image_url` chunks, not `image`.
     image_urls: bool,
+    /// A message without content has `none`, not an empty string.
+    null_content: bool,
     /// Arguments of calls are objects, not their text.
     argument_objects: bool,
 }
@@ -26,7 +29,11 @@ pub(super) struct Shapes {
 impl Shapes {
     pub(super) fn of(source: &str) -> Self {
         let has = |word: &str| source.contains(word);
+        let knows_null = ["content is", "content'] is", "content\"] is"]
+            .iter()
+            .any(|start| has(&format!("{start} none")) || has(&format!("{start} not none")));
         Shapes {
+            null_content: knows_null,
             reasoning_beside: has("reasoning_content") || !has("thinking"),
             image_urls: has("image_url") && !has("'image'") && !has("\"image\""),
             argument_objects: true,
@@ -117,7 +124,7 @@ fn root(request: &ChatRequest, shapes: Shapes) -> Vec<(&'static str, Value)> {
 
 /// A dictionary whose keys keep their order.
 fn dict<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
-    entries.into_iter().collect()
+    Value::from_pairs(entries)
 }
 
 fn message_value(message: &Message, shapes: Shapes) -> Value {
@@ -131,7 +138,9 @@ fn message_value(message: &Message, shapes: Shapes) -> Value {
         value.push(("reasoning_content", thinking.as_str().into()));
         content = rest;
     }
-    value.push(("content", content_value(content, shapes)));
+    let is_null = shapes.null_content && content.is_empty() && message.role() == "assistant";
+    let content = if is_null { ().into() } else { content_value(content, shapes) };
+    value.push(("content", content));
     match message {
         Message::Assistant(assistant) if !assistant.tool_calls.is_empty() => {
             let calls: Vec<Value> =
@@ -160,21 +169,19 @@ fn content_value(content: &[ContentChunk], shapes: Shapes) -> Value {
     }
     let chunks: Vec<Value> = content
         .iter()
-        .map(|chunk| {
-            match chunk {
-                ContentChunk::Text(text) => {
-                    dict([("type", "text".into()), ("text", text.as_str().into())])
-                }
-                ContentChunk::Thinking { thinking, closed } => dict([
-                    ("type", "thinking".into()),
-                    ("thinking", thinking.as_str().into()),
-                    ("closed", (*closed).into()),
-                ]),
-                ContentChunk::Image(_) if shapes.image_urls => {
-                    dict([("type", "image_url".into()), ("image_url", dict([]))])
-                }
-                ContentChunk::Image(_) => dict([("type", "image".into())]),
+        .map(|chunk| match chunk {
+            ContentChunk::Text(text) => {
+                dict([("type", "text".into()), ("text", text.as_str().into())])
             }
+            ContentChunk::Thinking { thinking, closed } => dict([
+                ("type", "thinking".into()),
+                ("thinking", thinking.as_str().into()),
+                ("closed", (*closed).into()),
+            ]),
+            ContentChunk::Image(_) if shapes.image_urls => {
+                dict([("type", "image_url".into()), ("image_url", dict([]))])
+            }
+            ContentChunk::Image(_) => dict([("type", "image".into())]),
         })
         .collect();
     chunks.into()
@@ -186,11 +193,7 @@ fn call_value(call: &ToolCall, shapes: Shapes) -> Value {
         _ => call.arguments.as_str().into(),
     };
     let function = dict([("name", call.name.as_str().into()), ("arguments", arguments)]);
-    dict([
-        ("id", call.id.as_str().into()),
-        ("type", "function".into()),
-        ("function", function),
-    ])
+    dict([("id", call.id.as_str().into()), ("type", "function".into()), ("function", function)])
 }
 
 fn tool_value(tool: &Tool) -> Value {
@@ -199,11 +202,11 @@ fn tool_value(tool: &Tool) -> Value {
     let mut function = vec![
         ("name", tool.name.as_str().into()),
         ("description", tool.description.as_str().into()),
-        ("parameters", parameters),
     ];
     if tool.strict {
         function.push(("strict", true.into()));
     }
+    function.push(("parameters", parameters));
     dict([("type", "function".into()), ("function", dict(function))])
 }
 
@@ -217,9 +220,7 @@ fn json_value(json: &python_json::Value) -> Value {
         },
         python_json::Value::Float(float) => (*float).into(),
         python_json::Value::String(text) => text.as_str().into(),
-        python_json::Value::Array(items) => {
-            items.iter().map(json_value).collect::<Vec<_>>().into()
-        }
+        python_json::Value::Array(items) => items.iter().map(json_value).collect::<Vec<_>>().into(),
         python_json::Value::Object(entries) => {
             dict(entries.iter().map(|(key, value)| (key.as_str(), json_value(value))))
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::{Source, push_json};
-use crate::chat::{ChatFormat, ChatRequest, Version, request_from_json};
+use crate::chat::{Change, ChatFormat, ChatRequest, Version, read_request, request_from_json};
 use crate::term::Printer;
 use crate::tokenizer::{TekkenInfo, TokenId, Tokenizer};
 use crate::vision::{Image, ImageError, MAX_FILE_BYTES, PatchConfig};
@@ -97,27 +97,28 @@ impl Encoder {
     }
 
     fn encode(&self, line: &str, number: usize, printer: &Printer) -> anyhow::Result<Vec<TokenId>> {
-        let request = self.request(line)?;
-        let request = match self.strict {
-            true => request,
-            false => {
-                let (request, changes) = normalise(request);
-                for change in changes {
-                    printer.note(format!("line {number}: {change}"));
-                }
-                request
-            }
-        };
+        let (request, changes) = self.request(line)?;
+        for change in changes {
+            printer.note(format!("line {number}: {change}"));
+        }
         Ok(self.format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
     }
 
-    fn request(&self, line: &str) -> anyhow::Result<ChatRequest> {
+    /// A line's conversation, and what was altered in it.
+    fn request(&self, line: &str) -> anyhow::Result<(ChatRequest, Vec<Change>)> {
         // A file that cannot be read says more than what the request can say about it.
         let mut unread = None;
-        let request = request_from_json(line, &mut |url| self.image(url, &mut unread));
+        let images = &mut |url: &str| self.image(url, &mut unread);
+        let read = match self.strict {
+            true => request_from_json(line, images).map(|request| (request, Vec::new())),
+            false => read_request(line, images).map(|reading| {
+                let (request, altered) = self.format.normalise(reading.request);
+                (request, [reading.changes, altered].concat())
+            }),
+        };
         match unread {
             Some(error) => Err(error),
-            None => Ok(request?),
+            None => Ok(read?),
         }
     }
 
@@ -175,9 +176,4 @@ fn patches(info: &TekkenInfo) -> PatchConfig {
             ..PatchConfig::default()
         },
     }
-}
-
-/// Makes a history of any client one that the chat format knows, and tells what was changed.
-fn normalise(request: ChatRequest) -> (ChatRequest, Vec<String>) {
-    (request, Vec::new())
 }
