@@ -53,8 +53,11 @@ impl TemplateReport {
     /// The report of a file that has a template and a vocabulary that we can read.
     pub(super) fn of(gguf: &Gguf) -> Option<Self> {
         let source = gguf.metadata().str("tokenizer.chat_template").ok()??;
-        let tokenizer = Tokenizer::from_gguf(gguf).ok()?;
-        let version = Version::of(&tokenizer);
+        Some(Self::compare(source, &Tokenizer::from_gguf(gguf).ok()?))
+    }
+
+    fn compare(source: &str, tokenizer: &Tokenizer) -> Self {
+        let version = Version::of(tokenizer);
         let mut report =
             TemplateReport { n_bytes: source.len(), version, error: None, probes: Vec::new() };
         match Template::parse(source) {
@@ -63,12 +66,12 @@ impl TemplateReport {
                 let probes = probes().into_iter();
                 report.probes = probes
                     .filter_map(|(name, request)| {
-                        Probe::run(name, &request, &template, version, &tokenizer)
+                        Probe::run(name, &request, &template, version, tokenizer)
                     })
                     .collect();
             }
         }
-        Some(report)
+        report
     }
 
     /// How many conversations come out the same.
@@ -203,4 +206,45 @@ fn probes() -> Vec<(&'static str, ChatRequest)> {
         all.push(("a picture", of(vec![system, Message::User(content)])));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compare(source: &str) -> TemplateReport {
+        let tokenizer = Tokenizer::from_gguf(&crate::model::builtin()).unwrap();
+        TemplateReport::compare(source, &tokenizer)
+    }
+
+    fn differing(source: &str) -> Vec<&'static str> {
+        let probes = compare(source).probes;
+        probes.into_iter().filter(|p| p.difference.is_some()).map(|p| p.name).collect()
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let own = include_str!("../../../tests/golden/template/medium-3.5.jinja");
+        // It has a system prompt for conversations without one.
+        assert_eq!(differing(own), ["no system prompt"]);
+        let edited = own.replace("[TOOL_CALLS]", "[TOOL_CALLS] ");
+        assert_eq!(differing(&edited), ["no system prompt", "a call and its result"]);
+        assert_eq!(compare(own).probes.len(), 10);
+    }
+
+    #[test]
+    fn hostile_templates_are_findings() {
+        assert!(compare("{% if").error.is_some());
+        let bomb = "{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}\
+                    {% endfor %}";
+        let probes = compare(bomb).probes;
+        assert_eq!(probes.len(), 10);
+        let is_refused = |probe: &Probe| {
+            probe
+                .difference
+                .as_ref()
+                .is_some_and(|d| d.template.contains("more text than its limit"))
+        };
+        assert!(probes.iter().all(is_refused));
+    }
 }
