@@ -140,12 +140,26 @@ pub struct ReplyArgs {
     /// Do not show the reasoning
     #[arg(long)]
     pub hide_reasoning: bool,
+    /// How conversations are written.
+    #[command(flatten)]
+    pub format: FormatArgs,
     /// Most tokens of one answer [default: up to the context's end]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,
     /// End the answer before TEXT; may be given again
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
+}
+
+/// How conversations are written for the model.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FormatArgs {
+    /// File with a Jinja chat template to use instead of the model's own format
+    #[arg(long, value_name = "FILE", conflicts_with = "chat_version")]
+    pub chat_template: Option<PathBuf>,
+    /// Version of the chat format: v7, v11, v13 or v15 [default: the vocabulary's]
+    #[arg(long, value_name = "VERSION", value_parser = chat_version)]
+    pub chat_version: Option<Version>,
 }
 
 impl ReplyArgs {
@@ -159,7 +173,7 @@ impl ReplyArgs {
 }
 
 /// Reads a flag's version of the chat format.
-pub(crate) fn chat_version(text: &str) -> Result<Version, String> {
+fn chat_version(text: &str) -> Result<Version, String> {
     Version::from_name(text)
         .ok_or_else(|| format!("expected {}", Version::ALL.map(Version::name).join(", ")))
 }

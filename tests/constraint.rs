@@ -10,7 +10,7 @@ use gust::chat::{
     Tool, ToolChoice, constraint,
 };
 use gust::constraint::{Allowed, Grammars, Language};
-use gust::engine::{End, Engine, Generation, Sampler, SamplingParams, Session};
+use gust::engine::{End, Engine, Generation, Prompt, Sampler, SamplingParams, Session};
 use gust::ggml::DType;
 use gust::tokenizer::Tokenizer;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ fn reply(engine: &Arc<Engine>, grammars: &Grammars, request: &ChatRequest, seed:
     let sampler = Sampler::new(params, n_vocab).unwrap().with_constraint(constraint);
     let mut session = Session::new(engine);
     let mut logits = Vec::new();
-    let prompt = [tokenizer.bos(), 1000 + seed as u32 % 200];
+    let prompt = Prompt::from(&[tokenizer.bos(), 1000 + seed as u32 % 200][..]);
     session.sync(&prompt, &mut logits, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let mut generation = Generation::new(&mut session, sampler, logits, MAX_TOKENS);
     let mut parser = ReplyParser::new(tokenizer);
@@ -247,7 +247,9 @@ fn a_schema_that_outgrows_its_engine_is_an_error_of_the_generation() {
         Sampler::new(SamplingParams::default(), engine.hparams().n_vocab as usize).unwrap();
     let mut session = Session::new(&engine);
     let mut logits = Vec::new();
-    session.sync(&[1, 1065], &mut logits, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    session
+        .sync(&Prompt::from(&[1, 1065][..]), &mut logits, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap();
     let sampler = sampler.with_constraint(constraint);
     let generation = Generation::new(&mut session, sampler, logits, 200);
     for id in generation {

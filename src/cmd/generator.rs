@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::open;
+use super::{chat_format, open};
 use crate::chat::{
-    self, ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
-    Version,
+    self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::constraint::{Constraint, Grammars};
@@ -105,7 +104,8 @@ impl Generator {
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
         let tokenizer = engine.tokenizer();
-        let format = ChatFormat::Mistral(Version::of(tokenizer));
+        let template = engine.gguf().metadata().str("tokenizer.chat_template")?;
+        let format = chat_format::choose(&settings.reply.format, tokenizer, template)?;
         // Without a tower there are no pictures: they have been refused before.
         let patches = self.info.patches.unwrap_or_default();
         let prompt = format.encode(request, tokenizer, &patches)?;

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::gguf::Gguf;
-use crate::model::{Hparams, ModelError, Projector, check_mmproj};
+use crate::model::{Hparams, ModelError, Projector, YarnPolicy, builtin_mmproj, check_mmproj};
+use crate::vision::PatchConfig;
 
 /// The element types that projector files are published in, best first.
 const TYPES: [&str; 6] = ["F16", "f16", "BF16", "bf16", "F32", "f32"];
@@ -38,6 +39,19 @@ pub(super) fn find(path: &Path, gguf: &Gguf, hparams: &Hparams) -> Found {
         }
     }
     found
+}
+
+/// How the tower of the model at `path`, or of the built-in one, cuts pictures; `None` without a tower.
+pub(super) fn patch_config(path: Option<&Path>, gguf: &Gguf) -> Option<PatchConfig> {
+    let projector = match path {
+        None => Projector::from_gguf(&builtin_mmproj()),
+        Some(_) if Projector::is_inside(gguf) => Projector::from_gguf(gguf),
+        Some(path) => {
+            let (hparams, _) = Hparams::from_gguf(gguf, YarnPolicy::Correct).ok()?;
+            Projector::from_gguf(&find(path, gguf, &hparams).mmproj?)
+        }
+    };
+    Some(projector.ok()?.patch_config())
 }
 
 /// Where the projector of the model at `path` may lie, the likeliest place first.

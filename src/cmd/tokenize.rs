@@ -12,8 +12,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::text::TextArgs;
-use crate::chat::Version;
-use crate::cli;
+use crate::cli::FormatArgs;
 use crate::gguf::Gguf;
 use crate::model;
 use crate::term::Printer;
@@ -47,9 +46,8 @@ pub struct Args {
     /// prompt's ids per line; images are data URLs or paths
     #[arg(long, conflicts_with_all = ["json", "lines", "count"])]
     chat: bool,
-    /// Version of the chat format: v7, v11, v13 or v15 [default: the vocabulary's]
-    #[arg(long, value_name = "VERSION", requires = "chat", value_parser = cli::chat_version)]
-    chat_version: Option<Version>,
+    #[command(flatten)]
+    format: FormatArgs,
     /// Refuse histories that the format does not know, instead of mending them
     #[arg(long, requires = "chat")]
     strict: bool,
@@ -61,7 +59,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let text = args.input.text.read()?;
     if args.chat {
         let file = args.input.text.file.as_deref();
-        return chat::run(source, args.chat_version, args.strict, (&text, file), printer);
+        return chat::run(source, &args.format, args.strict, (&text, file), printer);
     }
     let tokenizer = source.tokenizer()?;
     if args.lines {
@@ -112,7 +110,12 @@ fn join(ids: &[TokenId], separator: &str) -> String {
 /// A file with a vocabulary.
 pub(super) enum Source {
     /// A model.
-    Gguf(Gguf),
+    Gguf {
+        /// The open file.
+        gguf: Box<Gguf>,
+        /// Where it lies; `None` for the built-in one.
+        path: Option<PathBuf>,
+    },
     /// A tokenizer of the original checkpoints.
     Tekken {
         /// The path, for messages.
@@ -125,7 +128,7 @@ pub(super) enum Source {
 impl Source {
     fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
         match self {
-            Source::Gguf(gguf) => Ok(Tokenizer::from_gguf(gguf)?),
+            Source::Gguf { gguf, .. } => Ok(Tokenizer::from_gguf(gguf)?),
             Source::Tekken { name, json } => {
                 Tokenizer::from_tekken(json).with_context(|| name.clone())
             }
@@ -136,13 +139,18 @@ impl Source {
 impl InputArgs {
     /// Opens the file with the vocabulary; its first bytes tell which kind it is.
     fn source(&self) -> anyhow::Result<Source> {
-        let Some(path) = &self.model else { return Ok(Source::Gguf(model::builtin())) };
+        let Some(path) = &self.model else {
+            return Ok(Source::Gguf { gguf: Box::new(model::builtin()), path: None });
+        };
         let name = path.display().to_string();
         let mut head = Vec::new();
         let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
         file.take(64).read_to_end(&mut head).with_context(|| format!("cannot read {name}"))?;
         if head.starts_with(b"GGUF") {
-            return Ok(Source::Gguf(Gguf::open(path)?));
+            return Ok(Source::Gguf {
+                gguf: Box::new(Gguf::open(path)?),
+                path: Some(path.clone()),
+            });
         }
         if head.trim_ascii_start().starts_with(b"{") {
             let json = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;

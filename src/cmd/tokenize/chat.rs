@@ -12,9 +12,10 @@ use anyhow::{Context, bail};
 
 use super::{Source, push_json};
 use crate::chat::{
-    Change, ChatFormat, ChatRequest, Reading, Version, normalise, read_request, request_from_json,
-    validate_schemas,
+    Change, ChatFormat, ChatRequest, Version, read_request, request_from_json, validate_schemas,
 };
+use crate::cli::FormatArgs;
+use crate::cmd::{chat_format, mmproj};
 use crate::term::Printer;
 use crate::tokenizer::{TekkenInfo, TokenId, Tokenizer};
 use crate::vision::{Image, ImageError, MAX_FILE_BYTES, PatchConfig};
@@ -25,7 +26,7 @@ const BLOCK: usize = 1 << 20;
 /// Everything about a model that its prompts depend on.
 struct Encoder {
     tokenizer: Tokenizer,
-    version: Version,
+    format: ChatFormat,
     patches: PatchConfig,
     /// Whether requests are taken as they are.
     strict: bool,
@@ -36,13 +37,13 @@ struct Encoder {
 /// Encodes each line of `text`, which was read from `file`.
 pub(super) fn run(
     source: Source,
-    version: Option<Version>,
+    args: &FormatArgs,
     strict: bool,
     (text, file): (&str, Option<&Path>),
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let folder = file.and_then(Path::parent).map(Path::to_owned);
-    let encoder = Encoder::new(source, version, strict, folder)?;
+    let encoder = Encoder::new(source, args, strict, folder)?;
     let (mut out, mut n_lines, mut n_bad) = (String::new(), 0, 0);
     for (number, line) in super::lines(text) {
         n_lines += 1;
@@ -70,33 +71,31 @@ pub(super) fn run(
 impl Encoder {
     fn new(
         source: Source,
-        version: Option<Version>,
+        args: &FormatArgs,
         strict: bool,
         folder: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let tokenizer = source.tokenizer()?;
-        let (named, patches) = match &source {
-            Source::Gguf(_) => (None, PatchConfig::default()),
+        let (format, patches) = match &source {
+            Source::Gguf { gguf, path } => {
+                let template = gguf.metadata().str("tokenizer.chat_template")?;
+                let patches = mmproj::patch_config(path.as_deref(), gguf).unwrap_or_default();
+                (chat_format::choose(args, &tokenizer, template)?, patches)
+            }
             Source::Tekken { name, json } => {
                 let info = TekkenInfo::parse(json).with_context(|| name.clone())?;
-                let known = || {
-                    let names = Version::ALL.map(Version::name).join(", ");
-                    format!(
-                        "{name}: no chat format {}; choose --chat-version {names}",
-                        info.version
-                    )
-                };
-                let named = match (version, Version::from_name(&info.version)) {
-                    (None, None) => bail!(known()),
-                    (_, named) => named,
-                };
                 let patches = patches(&info);
                 patches.check().with_context(|| format!("{name}: image section"))?;
-                (named, patches)
+                let version = args.chat_version.or(Version::from_name(&info.version));
+                if version.is_none() && args.chat_template.is_none() {
+                    let names = Version::ALL.map(Version::name).join(", ");
+                    bail!("{name}: no chat format {}; choose --chat-version {names}", info.version);
+                }
+                let args = FormatArgs { chat_version: version, ..args.clone() };
+                (chat_format::choose(&args, &tokenizer, None)?, patches)
             }
         };
-        let version = version.or(named).unwrap_or_else(|| Version::of(&tokenizer));
-        Ok(Self { tokenizer, version, patches, strict, folder })
+        Ok(Self { tokenizer, format, patches, strict, folder })
     }
 
     fn encode(&self, line: &str, number: usize, printer: &Printer) -> anyhow::Result<Vec<TokenId>> {
@@ -104,30 +103,28 @@ impl Encoder {
         for change in changes {
             printer.note(format!("line {number}: {change}"));
         }
-        let format = ChatFormat::Mistral(self.version);
-        Ok(format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
+        Ok(self.format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
     }
 
-    /// The request of a line, and what was changed in it.
+    /// A line's conversation, and what was altered in it.
     fn request(&self, line: &str) -> anyhow::Result<(ChatRequest, Vec<Change>)> {
         // A file that cannot be read says more than what the request can say about it.
         let mut unread = None;
-        let mut images = |url: &str| self.image(url, &mut unread);
-        let reading = match self.strict {
-            true => request_from_json(line, &mut images)
-                .map(|request| Reading { request, ..Reading::default() }),
-            false => read_request(line, &mut images),
+        let images = &mut |url: &str| self.image(url, &mut unread);
+        let read = match self.strict {
+            true => request_from_json(line, images).map(|request| (request, Vec::new())),
+            false => read_request(line, images).map(|reading| {
+                let (request, altered) = self.format.normalise(reading.request);
+                (request, [reading.changes, altered].concat())
+            }),
         };
         if let Some(error) = unread {
             return Err(error);
         }
-        let Reading { request, mut changes, .. } = reading?;
+        let (request, changes) = read?;
         if self.strict {
             validate_schemas(&request)?;
-            return Ok((request, changes));
         }
-        let (request, more) = normalise(request, self.version);
-        changes.extend(more);
         Ok((request, changes))
     }
 
