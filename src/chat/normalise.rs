@@ -176,7 +176,7 @@ impl History {
                 continue;
             }
             let mut group = vec![first];
-            while let Some(next) = old.next_if(&is_assistant) {
+            while let Some(next) = old.next_if(is_assistant) {
                 group.push(next);
             }
             match group.iter().all(|placed| validate::is_silent(&placed.message)) {

@@ -39,13 +39,10 @@ fn style(args: Vec<Value>, named: &Kwargs) -> Result<Style, Error> {
         Ok(value.or(given.next()).filter(|value| !value.is_none() && !value.is_undefined()))
     };
     let ensure_ascii = next("ensure_ascii")?.is_some_and(|value| value.is_true());
-    let indent = match next("indent")? {
-        None => None,
-        Some(indent) => Some(match indent.as_str() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(indent.as_usize().unwrap_or(0).min(64)),
-        }),
-    };
+    let indent = next("indent")?.map(|indent| match indent.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(indent.as_usize().unwrap_or(0).min(64)),
+    });
     let separators = next("separators")?;
     let separator = |i: usize, default: &str| match &separators {
         None => Ok(default.to_owned()),
