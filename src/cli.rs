@@ -140,6 +140,12 @@ pub struct ReplyArgs {
     /// Do not show the reasoning
     #[arg(long)]
     pub hide_reasoning: bool,
+    /// File with a Jinja chat template to use instead of the model's own format
+    #[arg(long, value_name = "FILE", conflicts_with = "chat_version")]
+    pub chat_template: Option<PathBuf>,
+    /// Version of the chat format: v7, v11, v13 or v15 [default: the vocabulary's]
+    #[arg(long, value_name = "VERSION", value_parser = chat_version)]
+    pub chat_version: Option<Version>,
     /// Most tokens of one answer [default: up to the context's end]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,

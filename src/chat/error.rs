@@ -5,6 +5,8 @@
 
 use thiserror::Error;
 
+use super::TemplateError;
+
 /// A conversation that has no encoding.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EncodeError {
@@ -126,4 +128,7 @@ pub enum EncodeError {
         /// The token's name.
         name: &'static str,
     },
+    /// A template does not give a prompt.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
 }

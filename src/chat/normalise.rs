@@ -44,9 +44,11 @@ pub fn normalise(mut request: ChatRequest, version: Version) -> (ChatRequest, Ve
         }
     }
     let mut history = History::new(mem::take(&mut request.messages), changes);
-    history.keep_chunks_where_they_may_be(rules);
+    history.drop_silent_answers();
     let (results, orphans) = results::assign(&mut history, rules.call_ids);
     history.rebuild(results, orphans);
+    history.keep_chunks_where_they_may_be(rules);
+    // Answers of nothing but thinking have become silent where models know no thinking.
     history.drop_silent_answers();
     history.settle_the_ends();
     request.messages = history.messages.into_iter().map(|placed| placed.message).collect();
@@ -151,9 +153,10 @@ impl History {
                         self.change(index, "only the last message can be continued");
                     }
                     // Calls at the very end may stay open: a user may speak instead.
-                    let is_answered_later = last_assistant != Some(i) || i + 1 == n_messages;
+                    let is_last = i + 1 == n_messages && !assistant.prefix;
+                    let must_be_complete = last_assistant != Some(i) || is_last;
                     let answers =
-                        results.take(i, &assistant, is_answered_later, index, &mut self.changes);
+                        results.take(i, &assistant, must_be_complete, index, &mut self.changes);
                     self.messages.push(Placed { index, message: Message::Assistant(assistant) });
                     self.messages.extend(answers);
                 }
@@ -173,7 +176,7 @@ impl History {
                 continue;
             }
             let mut group = vec![first];
-            while let Some(next) = old.next_if(&is_assistant) {
+            while let Some(next) = old.next_if(is_assistant) {
                 group.push(next);
             }
             match group.iter().all(|placed| validate::is_silent(&placed.message)) {

@@ -39,7 +39,7 @@ const STACK_BYTES: usize = 32 << 20;
 const BASE_BYTES: u64 = 24 << 20;
 const BYTES_PER_BYTE: u64 = 24;
 /// Bytes and elements that any template may look at, and as many for each byte of the conversation.
-const BASE_WORK: u64 = 128 << 20;
+const BASE_WORK: u64 = 32 << 20;
 const WORK_PER_BYTE: u64 = 256;
 
 /// What is wrong with a template, or with rendering it.
@@ -135,14 +135,14 @@ impl Template {
     /// Compiles a template and finds out in which shapes it wants messages.
     pub fn parse(source: &str) -> Result<Self, TemplateError> {
         check_source(source)?;
+        let unmarked = Marks::default().mark_source(source);
         on_own_stack(|| {
-            program::compile(source, syntax()).map(|_| ()).map_err(|error| TemplateError::Syntax {
-                line: error.line(),
-                problem: problem(&error),
+            program::compile(&unmarked, syntax()).map(|_| ()).map_err(|error| {
+                TemplateError::Syntax { line: error.line(), problem: problem(&error) }
             })
         })?;
         let shapes = Shapes::of(source)
-            .with_arguments(|probe| run(source, probe, 0, 2, NaiveDateTime::default()).ok());
+            .with_arguments(|probe| run(&unmarked, probe, 0, 2, NaiveDateTime::default()).ok());
         Ok(Template { source: source.into(), shapes })
     }
 

@@ -4,10 +4,12 @@
 //! wrong with it is reported after everything that could be shown, and fails the command.
 
 mod json;
+mod template;
 mod text;
 
 use std::path::PathBuf;
 
+use self::template::TemplateReport;
 use super::mmproj;
 use crate::gguf::{Gguf, TensorInfo, TensorType, Warning};
 use crate::model::{self, Architecture, Hparams, ModelError, Projector, YarnPolicy};
@@ -92,6 +94,7 @@ struct Report<'a> {
     projector: Option<Projector>,
     /// The projector file that would be used with the model.
     mmproj: Option<String>,
+    template: Option<TemplateReport>,
     /// Context length of the memory table; 0 without hyper-parameters.
     n_ctx: u32,
     warnings: Vec<Warning>,
@@ -109,6 +112,7 @@ impl<'a> Report<'a> {
             hparams: None,
             projector: None,
             mmproj: None,
+            template: None,
             n_ctx: 0,
             warnings: gguf.warnings().to_vec(),
             error: None,
@@ -146,7 +150,10 @@ impl<'a> Report<'a> {
         let checked =
             model::check_vocab(gguf, &hparams).and_then(|()| model::check_tensors(gguf, &hparams));
         match checked {
-            Ok(warnings) => self.warnings.extend(warnings),
+            Ok(warnings) => {
+                self.warnings.extend(warnings);
+                self.template = TemplateReport::of(gguf);
+            }
             Err(error) => self.error = Some(error),
         }
         self.hparams = Some(hparams);

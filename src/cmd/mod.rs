@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod chat;
+mod chat_format;
 pub mod detokenize;
 pub mod generator;
 pub mod inspect;

@@ -59,7 +59,10 @@ impl Reader<'_, '_> {
     fn function(&mut self, fields: &Fields<'_>, schema: &str) -> Result<Tool, RequestError> {
         let name = fields.need("name")?.text()?;
         let parameters = match fields.get(schema) {
-            None => "{}".to_owned(),
+            None => {
+                self.foreign(&fields.place_of(schema), "parameters are an object")?;
+                "{}".to_owned()
+            }
             Some(node) if node.is_object() => node.raw().to_owned(),
             Some(node) => {
                 return Err(node.error(format!(

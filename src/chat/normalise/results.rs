@@ -45,7 +45,11 @@ pub(super) fn assign(history: &mut History, ids: CallIds) -> (Results, Vec<usize
                 None => orphans.push(at),
                 Some(found) => {
                     let content = std::mem::take(&mut tool.content);
+                    let has_own_id = tool.tool_call_id == open[found].sent_id;
                     let is_moved = is_moved(history, &open[found], at);
+                    if !has_own_id {
+                        history.change(index, "a result without an id answers the first open call");
+                    }
                     results.add(history, &mut open[found], index, content, is_moved);
                 }
             },

@@ -93,7 +93,11 @@ fn ends() {
         &[empty.clone(), to_go_on("b")],
         &["messages[0]: the last message", "an empty user message"],
     );
-    check(&[said("")], &[empty.clone()], &["messages[0]: an answer without", "an empty user"]);
+    check(
+        &[said("")],
+        std::slice::from_ref(&empty),
+        &["messages[0]: an answer without", "an empty user"],
+    );
     check(
         &[user("a"), to_go_on("b"), user("c")],
         &[user("a"), said("b"), user("c")],

@@ -20,6 +20,8 @@ pub(super) struct Shapes {
     reasoning_beside: bool,
     /// Pictures are `image_url` chunks, not `image`.
     image_urls: bool,
+    /// A message without content has `none`, not an empty string.
+    null_content: bool,
     /// Arguments of calls are objects, not their text.
     argument_objects: bool,
 }
@@ -27,7 +29,11 @@ pub(super) struct Shapes {
 impl Shapes {
     pub(super) fn of(source: &str) -> Self {
         let has = |word: &str| source.contains(word);
+        let knows_null = ["content is", "content'] is", "content\"] is"]
+            .iter()
+            .any(|start| has(&format!("{start} none")) || has(&format!("{start} not none")));
         Shapes {
+            null_content: knows_null,
             reasoning_beside: has("reasoning_content") || !has("thinking"),
             image_urls: has("image_url") && !has("'image'") && !has("\"image\""),
             argument_objects: true,
@@ -118,7 +124,7 @@ fn root(request: &ChatRequest, shapes: Shapes) -> Vec<(&'static str, Value)> {
 
 /// A dictionary whose keys keep their order.
 fn dict<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
-    entries.into_iter().collect()
+    Value::from_pairs(entries)
 }
 
 fn message_value(message: &Message, shapes: Shapes) -> Value {
@@ -132,7 +138,9 @@ fn message_value(message: &Message, shapes: Shapes) -> Value {
         value.push(("reasoning_content", thinking.as_str().into()));
         content = rest;
     }
-    value.push(("content", content_value(content, shapes)));
+    let is_null = shapes.null_content && content.is_empty() && message.role() == "assistant";
+    let content = if is_null { ().into() } else { content_value(content, shapes) };
+    value.push(("content", content));
     match message {
         Message::Assistant(assistant) if !assistant.tool_calls.is_empty() => {
             let calls: Vec<Value> =
@@ -194,11 +202,11 @@ fn tool_value(tool: &Tool) -> Value {
     let mut function = vec![
         ("name", tool.name.as_str().into()),
         ("description", tool.description.as_str().into()),
-        ("parameters", parameters),
     ];
     if tool.strict {
         function.push(("strict", true.into()));
     }
+    function.push(("parameters", parameters));
     dict([("type", "function".into()), ("function", dict(function))])
 }
 

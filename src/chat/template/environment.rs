@@ -12,7 +12,7 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, filters, tests};
 use minijinja_contrib::pycompat;
 
-use super::ledger::{ELEMENT, Ledger, refusal};
+use super::ledger::{ELEMENT, Ledger, is_namespace, refusal};
 use super::program::guards;
 use super::tojson;
 use crate::chat::python_json;
@@ -148,8 +148,8 @@ fn add_filters(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
     ];
     for (name, filter) in all {
         let spent = Arc::clone(ledger);
-        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
-            let mut args = args.0;
+        env.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+            let mut args = all_args(args, named);
             if let Some(first) = args.first_mut() {
                 *first = spent.settle(first)?;
             }
@@ -163,13 +163,13 @@ fn add_filters(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
         });
     }
     let spent = Arc::clone(ledger);
-    env.add_filter("tojson", move |value: Value, args: Rest<Value>| {
-        tojson::tojson(&spent, &value, args)
+    env.add_filter("tojson", move |value: Value, args: Rest<Value>, named: Kwargs| {
+        tojson::tojson(&spent, &value, args.0, &named)
     });
 }
 
 /// The guards that `program` puts in front of instructions. Several operands come back as a list,
-/// which is unpacked with its first element on top.
+/// the last one first: it is unpacked onto the stack with its first element on top.
 fn add_guards(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
     let spent = Arc::clone(ledger);
     env.add_filter(guards::LOOK, move |value: Value| {
@@ -180,7 +180,7 @@ fn add_guards(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
     env.add_filter(guards::LOOK_BOTH, move |a: Value, b: Value| {
         spent.look_at(&a)?;
         spent.look_at(&b)?;
-        Ok::<_, Error>(vec![a, b])
+        Ok::<_, Error>(vec![b, a])
     });
     let spent = Arc::clone(ledger);
     env.add_filter(guards::CONCAT, move |a: Value, b: Value| {
@@ -189,7 +189,8 @@ fn add_guards(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
             Some(text) => spent.make(text.len() as u64).map(|()| value),
             None => printed(&spent, &value).map(Value::from),
         };
-        Ok::<_, Error>(vec![print(a)?, print(b)?])
+        let (a, b) = (print(a)?, print(b)?);
+        Ok::<_, Error>(vec![b, a])
     });
     let spent = Arc::clone(ledger);
     env.add_filter(guards::ADD, move |a: Value, b: Value| {
@@ -200,12 +201,12 @@ fn add_guards(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
                 None if value.as_object().is_some() => {
                     let len = value.len().unwrap_or(0) as u64;
                     spent.make(ELEMENT + len)?;
-                    spent.work(len)?;
+                    spent.work(ELEMENT * len)?;
                 }
                 None => {}
             }
         }
-        Ok::<_, Error>(vec![a, b])
+        Ok::<_, Error>(vec![b, a])
     });
     let spent = Arc::clone(ledger);
     env.add_filter(guards::MULTIPLY, move |a: Value, b: Value| {
@@ -220,7 +221,7 @@ fn add_guards(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
                 spent.make(size(value).saturating_mul(times as u64))?;
             }
         }
-        Ok::<_, Error>(vec![a, b])
+        Ok::<_, Error>(vec![b, a])
     });
     let spent = Arc::clone(ledger);
     env.add_filter(guards::SLICE, move |value: Value, from: Value, to: Value, step: Value| {
@@ -232,36 +233,12 @@ fn add_guards(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
             }
             None => spent.make(ELEMENT * (1 + value.len().unwrap_or(0) as u64))?,
         }
-        Ok::<_, Error>(vec![value, from, to, step])
+        Ok::<_, Error>(vec![step, to, from, value])
     });
-    let spent = Arc::clone(ledger);
-    env.add_filter(guards::ASSIGN, move |value: Value, namespace: Value| {
-        // A namespace within itself could be printed for ever.
-        refuse_namespaces(&spent, &value)?;
-        Ok::<_, Error>(vec![value, namespace])
+    env.add_filter(guards::ASSIGN, |value: Value, namespace: Value| match is_namespace(&value) {
+        true => Err(refusal("a namespace cannot be held by another value")),
+        false => Ok(vec![namespace, value]),
     });
-}
-
-fn refuse_namespaces(ledger: &Ledger, value: &Value) -> Result<(), Error> {
-    let mut open = vec![value.clone()];
-    while let Some(value) = open.pop() {
-        ledger.work(1)?;
-        let Some(object) = value.as_object() else { continue };
-        if object.type_name().contains("Namespace") {
-            return Err(refusal("a namespace cannot hold a namespace"));
-        }
-        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
-            continue;
-        }
-        for item in value.try_iter()? {
-            if value.kind() == ValueKind::Map {
-                open.push(value.get_item(&item)?);
-            } else {
-                open.push(item);
-            }
-        }
-    }
-    ledger.look_at(value)
 }
 
 fn add_tests(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
@@ -340,10 +317,9 @@ fn add_functions(env: &mut Environment<'static>, ledger: &Arc<Ledger>, now: Naiv
         ("namespace", Value::from_function(minijinja::functions::namespace)),
     ] {
         let spent = Arc::clone(ledger);
-        let call = move |state: &mut State<'_, '_>, args: Rest<Value>| {
-            if name != "range" {
-                args.iter().try_for_each(|arg| refuse_namespaces(&spent, arg))?;
-            }
+        let call = move |state: &mut State<'_, '_>, args: Rest<Value>, named: Kwargs| {
+            let args = all_args(args, named);
+            args.iter().try_for_each(|arg| spent.look_at(arg))?;
             let found = function.call(state, &args)?;
             spent.made(&found)?;
             Ok::<_, Error>(found)
@@ -357,7 +333,11 @@ fn add_functions(env: &mut Environment<'static>, ledger: &Arc<Ledger>, now: Naiv
 #[error("raised by the template")]
 pub(super) struct Raised;
 
-/// Keyword arguments that a caller gave by name or in order.
-pub(super) fn keyword(args: Rest<Value>) -> Result<(Vec<Value>, Kwargs), Error> {
-    minijinja::value::from_args::<(Rest<Value>, Kwargs)>(&args).map(|(rest, named)| (rest.0, named))
+/// Arguments in order, and the named ones as the last of them, as functions take them.
+fn all_args(args: Rest<Value>, named: Kwargs) -> Vec<Value> {
+    let mut args = args.0;
+    if named.args().next().is_some() {
+        args.push(Value::from(named));
+    }
+    args
 }

@@ -11,7 +11,7 @@ use minijinja::{Error, ErrorKind};
 
 /// Nesting of values: beyond any schema, and far from the end of a stack.
 const MAX_DEPTH: usize = 192;
-/// Rough cost of an element of a list, in bytes.
+/// Rough cost of an element of a list, in bytes; looking at one takes as long as at so many bytes.
 pub(super) const ELEMENT: u64 = 32;
 
 /// What is left to spend.
@@ -39,14 +39,21 @@ impl Ledger {
     /// Pays for looking at all of a value, which bounds its size and depth as well.
     pub(super) fn look_at(&self, value: &Value) -> Result<(), Error> {
         if let Some(text) = value.as_str() {
-            return self.work(1 + text.len() as u64);
+            return self.work(ELEMENT + text.len() as u64);
         }
         if value.as_object().is_none() {
-            return self.work(1);
+            return self.work(ELEMENT);
         }
         let mut open = vec![(value.clone(), 0)];
         while let Some((value, depth)) = open.pop() {
-            self.work(1 + value.as_str().map_or(0, |text| text.len() as u64))?;
+            self.work(value.as_str().map_or(0, |text| text.len() as u64))?;
+            if is_namespace(&value) {
+                match depth {
+                    0 => continue,
+                    // It could come to hold itself, and be printed for ever.
+                    _ => return Err(refusal("a namespace cannot be held by another value")),
+                }
+            }
             if value.as_object().is_none() || !is_container(&value) {
                 continue;
             }
@@ -56,7 +63,7 @@ impl Ledger {
             let is_map = value.kind() == ValueKind::Map;
             for item in value.try_iter()? {
                 // An element costs before it is looked at: lists can be longer than they are big.
-                self.work(1)?;
+                self.work(ELEMENT)?;
                 if is_map {
                     open.push((value.get_item(&item)?, depth + 1));
                 }
@@ -89,6 +96,11 @@ impl Ledger {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether this is what `namespace()` made: the only value that can change.
+pub(super) fn is_namespace(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().contains("Namespace"))
 }
 
 fn is_container(value: &Value) -> bool {

@@ -14,7 +14,7 @@ const PRIVATE: [std::ops::RangeInclusive<u32>; 3] =
     [0xe000..=0xf8ff, 0xf0000..=0xffffd, 0x10_0000..=0x10_fffd];
 
 /// Private characters that stand for control tokens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Marks {
     ids: HashMap<char, TokenId>,
     by_name: HashMap<String, char>,

@@ -16,7 +16,7 @@ use minijinja::{Error, ErrorKind};
 /// What a guard guards, by the name under which it is called; no template can spell these.
 pub(super) mod guards {
     pub(crate) const LOOK: &str = "\u{1}look";
-    pub(crate) const LOOK_BOTH: &str = "\u{1}look both";
+    pub(crate) const LOOK_BOTH: &str = "\u{1}look_both";
     pub(crate) const ADD: &str = "\u{1}add";
     pub(crate) const MULTIPLY: &str = "\u{1}multiply";
     pub(crate) const CONCAT: &str = "\u{1}concat";
@@ -110,11 +110,10 @@ fn expand<'s>(instruction: &Instruction<'s>) -> Result<Vec<Instruction<'s>>, Err
         Instruction::Slice => vec![call(guards::SLICE, 4), Instruction::UnpackList(4), own()],
         // The key is on top; dictionaries hash it.
         Instruction::GetItem => vec![call(guards::LOOK, 1), own()],
-        Instruction::BuildMap(_)
-        | Instruction::BuildList(_)
-        | Instruction::BuildTuple(_)
-        | Instruction::BuildKwargs(_)
-        | Instruction::MergeKwargs(_) => vec![own(), call(guards::LOOK, 1)],
+        // Named arguments are looked at by what they are arguments of.
+        Instruction::BuildMap(_) | Instruction::BuildList(_) | Instruction::BuildTuple(_) => {
+            vec![own(), call(guards::LOOK, 1)]
+        }
         Instruction::CallBlock(_) | Instruction::FastSuper => return Err(unavailable("block")),
         Instruction::LoadBlocks => return Err(unavailable("extends")),
         Instruction::Include(_) => return Err(unavailable("include")),

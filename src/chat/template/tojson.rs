@@ -3,10 +3,9 @@
 //! minijinja's own filter escapes for HTML and spells floats its own way. The model was trained on
 //! Python's spelling.
 
-use minijinja::value::{Rest, Value, ValueKind};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-use super::environment::keyword;
 use super::ledger::Ledger;
 use crate::chat::python_json;
 
@@ -19,30 +18,31 @@ struct Style {
 }
 
 /// The filter: `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(super) fn tojson(ledger: &Ledger, value: &Value, args: Rest<Value>) -> Result<Value, Error> {
+pub(super) fn tojson(
+    ledger: &Ledger,
+    value: &Value,
+    args: Vec<Value>,
+    named: &Kwargs,
+) -> Result<Value, Error> {
     ledger.look_at(value)?;
-    let style = style(args)?;
+    let style = style(args, named)?;
     let mut writer = Writer { ledger, style, out: String::new(), paid: 0 };
     writer.value(value, 0)?;
     writer.pay()?;
     Ok(Value::from(writer.out))
 }
 
-fn style(args: Rest<Value>) -> Result<Style, Error> {
-    let (given, named) = keyword(args)?;
-    let mut given = given.into_iter();
+fn style(args: Vec<Value>, named: &Kwargs) -> Result<Style, Error> {
+    let mut given = args.into_iter();
     let mut next = |name: &str| -> Result<Option<Value>, Error> {
         let value: Option<Value> = named.get(name)?;
         Ok(value.or(given.next()).filter(|value| !value.is_none() && !value.is_undefined()))
     };
     let ensure_ascii = next("ensure_ascii")?.is_some_and(|value| value.is_true());
-    let indent = match next("indent")? {
-        None => None,
-        Some(indent) => Some(match indent.as_str() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(indent.as_usize().unwrap_or(0).min(64)),
-        }),
-    };
+    let indent = next("indent")?.map(|indent| match indent.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(indent.as_usize().unwrap_or(0).min(64)),
+    });
     let separators = next("separators")?;
     let separator = |i: usize, default: &str| match &separators {
         None => Ok(default.to_owned()),

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::template::{Probe, TemplateReport};
 use super::{Args, KV_TYPES, Report, Totals};
 use crate::gguf::{Array, Gguf, Value};
 use crate::model::{self, Hparams, Projector, RopeScaling};
@@ -30,6 +31,7 @@ pub(super) fn render(report: &Report<'_>, args: &Args) -> Json {
         "hparams": report.hparams.as_ref().map(hparams),
         "projector": report.projector.as_ref().map(projector),
         "mmproj": report.mmproj,
+        "chat_template": report.template.as_ref().map(template),
         "n_tensors": totals.n_tensors,
         "n_parameters": totals.n_elements,
         "weight_bytes": totals.n_bytes,
@@ -138,6 +140,23 @@ fn projector(projector: &Projector) -> Json {
         "norm_eps": float(projector.norm_eps),
         "image_mean": projector.image_mean.map(float),
         "image_std": projector.image_std.map(float),
+    })
+}
+
+fn template(template: &TemplateReport) -> Json {
+    let probe = |probe: &Probe| {
+        json!({
+            "name": probe.name,
+            "agrees": probe.difference.is_none(),
+            "template": probe.difference.as_ref().map(|difference| &difference.template),
+            "ours": probe.difference.as_ref().map(|difference| &difference.ours),
+        })
+    };
+    json!({
+        "n_bytes": template.n_bytes,
+        "encoder": template.version.name(),
+        "error": template.error,
+        "probes": template.probes.iter().map(probe).collect::<Vec<_>>(),
     })
 }
 

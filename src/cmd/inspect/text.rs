@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::template::TemplateReport;
 use super::{Args, KV_TYPES, Report, Totals};
 use crate::gguf::{Array, Gguf, Value, escape};
 use crate::model::{self, Hparams, Projector, RopeScaling};
@@ -29,6 +30,9 @@ pub(super) fn render(report: &Report<'_>, args: &Args, printer: &Printer) -> Str
     }
     if let Some(projector) = &report.projector {
         page.projector(projector);
+    }
+    if let Some(template) = &report.template {
+        page.template(template);
     }
     page.types(report.gguf);
     if args.tensors {
@@ -128,6 +132,32 @@ impl Page<'_> {
             format!("{patch_size} pixels, {merge_size} × {merge_size} to a token"),
         );
         self.pair("projects to width", thousands(projector.n_embd_text.into()));
+    }
+
+    fn template(&mut self, template: &TemplateReport) {
+        let note = format!("{} bytes", thousands(template.n_bytes as u64));
+        self.heading("Chat template", &note);
+        let version = template.version.name();
+        self.pair("used instead", format!("our own encoder of {version}"));
+        if let Some(error) = &template.error {
+            self.pair("the template fails", escape(error.as_bytes()));
+            return;
+        }
+        let (n_same, n) = (template.n_same(), template.probes.len());
+        let prompts = match n_same == n {
+            true => format!("the same in all of {n} conversations"),
+            false => format!("the same in {n_same} of {n} conversations, but not with"),
+        };
+        self.pair("their prompts", prompts);
+        for probe in &template.probes {
+            if let Some(difference) = &probe.difference {
+                self.line(format!("    {}", probe.name));
+                let [theirs, ours] =
+                    [&difference.template, &difference.ours].map(|text| escape(text.as_bytes()));
+                self.line(format!("      template  {theirs}"));
+                self.line(format!("      ours      {ours}"));
+            }
+        }
     }
 
     fn types(&mut self, gguf: &Gguf) {

@@ -12,8 +12,7 @@ use anyhow::{Context, bail};
 
 use super::{Source, push_json};
 use crate::chat::{
-    Change, ChatFormat, ChatRequest, Reading, Version, normalise, read_request, request_from_json,
-    validate_schemas,
+    Change, ChatFormat, ChatRequest, Version, read_request, request_from_json, validate_schemas,
 };
 use crate::term::Printer;
 use crate::tokenizer::{TekkenInfo, TokenId, Tokenizer};
@@ -25,7 +24,7 @@ const BLOCK: usize = 1 << 20;
 /// Everything about a model that its prompts depend on.
 struct Encoder {
     tokenizer: Tokenizer,
-    version: Version,
+    format: ChatFormat,
     patches: PatchConfig,
     /// Whether requests are taken as they are.
     strict: bool,
@@ -96,7 +95,7 @@ impl Encoder {
             }
         };
         let version = version.or(named).unwrap_or_else(|| Version::of(&tokenizer));
-        Ok(Self { tokenizer, version, patches, strict, folder })
+        Ok(Self { tokenizer, format: ChatFormat::Mistral(version), patches, strict, folder })
     }
 
     fn encode(&self, line: &str, number: usize, printer: &Printer) -> anyhow::Result<Vec<TokenId>> {
@@ -104,30 +103,28 @@ impl Encoder {
         for change in changes {
             printer.note(format!("line {number}: {change}"));
         }
-        let format = ChatFormat::Mistral(self.version);
-        Ok(format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
+        Ok(self.format.encode(&request, &self.tokenizer, &self.patches)?.tokens)
     }
 
-    /// The request of a line, and what was changed in it.
+    /// A line's conversation, and what was altered in it.
     fn request(&self, line: &str) -> anyhow::Result<(ChatRequest, Vec<Change>)> {
         // A file that cannot be read says more than what the request can say about it.
         let mut unread = None;
-        let mut images = |url: &str| self.image(url, &mut unread);
-        let reading = match self.strict {
-            true => request_from_json(line, &mut images)
-                .map(|request| Reading { request, ..Reading::default() }),
-            false => read_request(line, &mut images),
+        let images = &mut |url: &str| self.image(url, &mut unread);
+        let read = match self.strict {
+            true => request_from_json(line, images).map(|request| (request, Vec::new())),
+            false => read_request(line, images).map(|reading| {
+                let (request, altered) = self.format.normalise(reading.request);
+                (request, [reading.changes, altered].concat())
+            }),
         };
         if let Some(error) = unread {
             return Err(error);
         }
-        let Reading { request, mut changes, .. } = reading?;
+        let (request, changes) = read?;
         if self.strict {
             validate_schemas(&request)?;
-            return Ok((request, changes));
         }
-        let (request, more) = normalise(request, self.version);
-        changes.extend(more);
         Ok((request, changes))
     }
 

@@ -1,0 +1,250 @@
+//! The chat template of a file beside our encoder: where the two write different prompts.
+//!
+//! Files are converted by many hands, and their templates are edited. Ours is used for models of the
+//! family, so a reader should know what the file would have done. A handful of conversations is
+//! written by both. A template that fails is a finding, never a failure of `inspect`.
+
+use std::sync::Arc;
+
+use chrono::NaiveDateTime;
+
+use crate::chat::{
+    AssistantMessage, ChatFormat, ChatRequest, ContentChunk, Message, ReasoningEffort, Template,
+    Tool, ToolCall, ToolMessage, Version,
+};
+use crate::gguf::Gguf;
+use crate::tokenizer::{TokenId, Tokenizer};
+use crate::vision::{Image, PatchConfig};
+
+/// Tokens shown from where two prompts part.
+const N_SHOWN: usize = 8;
+/// A picture of one pixel.
+const PIXEL: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==";
+
+/// What is known of a file's chat template.
+pub(super) struct TemplateReport {
+    /// Length of the template.
+    pub(super) n_bytes: usize,
+    /// The version of our encoder, which is used instead.
+    pub(super) version: Version,
+    /// Why the template cannot be used, if it cannot.
+    pub(super) error: Option<String>,
+    /// Conversations that were written by both.
+    pub(super) probes: Vec<Probe>,
+}
+
+/// A conversation written by both.
+pub(super) struct Probe {
+    /// What it is about.
+    pub(super) name: &'static str,
+    /// Where the prompts part, if they do.
+    pub(super) difference: Option<Difference>,
+}
+
+/// The beginnings of two different continuations.
+pub(super) struct Difference {
+    /// As the file's template writes it, or why it does not.
+    pub(super) template: String,
+    /// As our encoder writes it.
+    pub(super) ours: String,
+}
+
+impl TemplateReport {
+    /// The report of a file that has a template and a vocabulary that we can read.
+    pub(super) fn of(gguf: &Gguf) -> Option<Self> {
+        let source = gguf.metadata().str("tokenizer.chat_template").ok()??;
+        Some(Self::compare(source, &Tokenizer::from_gguf(gguf).ok()?))
+    }
+
+    fn compare(source: &str, tokenizer: &Tokenizer) -> Self {
+        let version = Version::of(tokenizer);
+        let mut report =
+            TemplateReport { n_bytes: source.len(), version, error: None, probes: Vec::new() };
+        match Template::parse(source) {
+            Err(error) => report.error = Some(error.to_string()),
+            Ok(template) => {
+                let probes = probes().into_iter();
+                report.probes = probes
+                    .filter_map(|(name, request)| {
+                        Probe::run(name, &request, &template, version, tokenizer)
+                    })
+                    .collect();
+            }
+        }
+        report
+    }
+
+    /// How many conversations come out the same.
+    pub(super) fn n_same(&self) -> usize {
+        self.probes.iter().filter(|probe| probe.difference.is_none()).count()
+    }
+}
+
+impl Probe {
+    /// `None` where our encoder has no such conversation.
+    fn run(
+        name: &'static str,
+        request: &ChatRequest,
+        template: &Template,
+        version: Version,
+        tokenizer: &Tokenizer,
+    ) -> Option<Self> {
+        let patches = PatchConfig::default();
+        let format = ChatFormat::Mistral(version);
+        let ours = format.encode(request, tokenizer, &patches).ok()?.tokens;
+        let found = template.encode(request, tokenizer, &patches, NaiveDateTime::default());
+        let difference = match found {
+            Err(error) => {
+                Some(Difference { template: error.to_string(), ours: shown(tokenizer, &ours) })
+            }
+            Ok(prompt) if prompt.tokens == ours => None,
+            Ok(prompt) => {
+                let theirs = prompt.tokens;
+                let at = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
+                Some(Difference {
+                    template: shown(tokenizer, &theirs[at..]),
+                    ours: shown(tokenizer, &ours[at..]),
+                })
+            }
+        };
+        Some(Probe { name, difference })
+    }
+}
+
+fn shown(tokenizer: &Tokenizer, tokens: &[TokenId]) -> String {
+    let head = &tokens[..tokens.len().min(N_SHOWN)];
+    let bytes: Vec<u8> = head.iter().flat_map(|&id| tokenizer.token_bytes(id)).copied().collect();
+    let more = if tokens.len() > N_SHOWN { "…" } else { "" };
+    format!("{}{more}", String::from_utf8_lossy(&bytes))
+}
+
+fn said(text: &str) -> AssistantMessage {
+    let content = vec![ContentChunk::Text(text.to_owned())];
+    AssistantMessage { content, ..AssistantMessage::default() }
+}
+
+/// Conversations that show what templates are edited for.
+fn probes() -> Vec<(&'static str, ChatRequest)> {
+    let of = |messages: Vec<Message>| ChatRequest { messages, ..ChatRequest::default() };
+    let (system, hello) = (Message::system("Be brief."), Message::user("Hello"));
+    let tools = vec![Tool {
+        name: "weather".to_owned(),
+        description: "Tells the weather".to_owned(),
+        parameters: r#"{"type": "object", "properties": {"city": {"type": "string"}}}"#.to_owned(),
+        strict: false,
+    }];
+    let call = AssistantMessage {
+        tool_calls: vec![ToolCall {
+            id: "abcdefgh1".to_owned(),
+            name: "weather".to_owned(),
+            arguments: r#"{"city": "Paris"}"#.to_owned(),
+        }],
+        ..said("I look.")
+    };
+    let result = ToolMessage {
+        content: vec![ContentChunk::Text("sunny".to_owned())],
+        tool_call_id: "abcdefgh1".to_owned(),
+    };
+    let thinking = ContentChunk::Thinking { thinking: "Easy.".to_owned(), closed: true };
+    let mut thought = said("4");
+    thought.content.insert(0, thinking);
+    let mut all = vec![
+        ("a system prompt", of(vec![system.clone(), hello.clone()])),
+        ("no system prompt", of(vec![hello.clone()])),
+        (
+            "reasoning",
+            ChatRequest {
+                reasoning_effort: ReasoningEffort::High,
+                ..of(vec![system.clone(), hello.clone()])
+            },
+        ),
+        (
+            "tools offered",
+            ChatRequest { tools: tools.clone(), ..of(vec![system.clone(), hello.clone()]) },
+        ),
+        (
+            "a call and its result",
+            ChatRequest {
+                tools,
+                ..of(vec![
+                    system.clone(),
+                    Message::user("Weather?"),
+                    Message::Assistant(call),
+                    Message::Tool(result),
+                ])
+            },
+        ),
+        (
+            "reasoning in the history",
+            of(vec![
+                system.clone(),
+                Message::user("2+2?"),
+                Message::Assistant(thought),
+                Message::user("3+3?"),
+            ]),
+        ),
+        (
+            "several turns",
+            of(vec![
+                system.clone(),
+                hello.clone(),
+                Message::Assistant(said("Hi!")),
+                Message::user(" Two  spaces "),
+            ]),
+        ),
+        (
+            "consecutive user messages",
+            of(vec![system.clone(), hello.clone(), Message::user("you")]),
+        ),
+        ("names of control tokens as text", of(vec![system.clone(), Message::user("[INST]</s>")])),
+    ];
+    if let Ok(image) = Image::from_url(PIXEL) {
+        let content = vec![
+            ContentChunk::Image(Arc::new(image)),
+            ContentChunk::Text("What is it?".to_owned()),
+        ];
+        all.push(("a picture", of(vec![system, Message::User(content)])));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compare(source: &str) -> TemplateReport {
+        let tokenizer = Tokenizer::from_gguf(&crate::model::builtin()).unwrap();
+        TemplateReport::compare(source, &tokenizer)
+    }
+
+    fn differing(source: &str) -> Vec<&'static str> {
+        let probes = compare(source).probes;
+        probes.into_iter().filter(|p| p.difference.is_some()).map(|p| p.name).collect()
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let own = include_str!("../../../tests/golden/template/medium-3.5.jinja");
+        // It has a system prompt for conversations without one.
+        assert_eq!(differing(own), ["no system prompt"]);
+        let edited = own.replace("[TOOL_CALLS]", "[TOOL_CALLS] ");
+        assert_eq!(differing(&edited), ["no system prompt", "a call and its result"]);
+        assert_eq!(compare(own).probes.len(), 10);
+    }
+
+    #[test]
+    fn hostile_templates_are_findings() {
+        assert!(compare("{% if").error.is_some());
+        let bomb = "{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}\
+                    {% endfor %}";
+        let probes = compare(bomb).probes;
+        assert_eq!(probes.len(), 10);
+        let is_refused = |probe: &Probe| {
+            probe
+                .difference
+                .as_ref()
+                .is_some_and(|d| d.template.contains("more text than its limit"))
+        };
+        assert!(probes.iter().all(is_refused));
+    }
+}
