@@ -49,6 +49,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let images = args.request.images()?;
     let (tools, format) = (args.request.tools()?, args.request.format()?);
     let mut generator = Generator::open(&args.model, printer)?;
+    generator.format(&args.reply)?;
     let model = generator.info().clone();
     announce(&images, model.patches.as_ref(), printer)?;
     let system = prompt::system(&args.reply, &model.name)?;

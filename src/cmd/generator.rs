@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use super::{chat_format, open};
 use crate::chat::{
-    self, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
+    self, ChatFormat, ChatRequest, FinishReason, ReasoningEffort, ReplyEvent, ReplyParser, Usage,
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::constraint::{Constraint, Grammars};
@@ -49,6 +49,8 @@ pub fn sampling_params(
 pub struct Generator {
     session: Session,
     grammars: Grammars,
+    /// Chosen with the first reply, or before.
+    format: Option<ChatFormat>,
     info: ModelInfo,
     /// What was last told of the constraint's limits; a chat need not hear it with every answer.
     told: Vec<String>,
@@ -81,7 +83,7 @@ impl Generator {
         let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
         let info = ModelInfo { name, n_ctx, patches: engine.patch_config() };
         let grammars = Grammars::new(engine.tokenizer());
-        Ok(Self { session: Session::new(&engine), grammars, info, told: Vec::new() })
+        Ok(Self { session: Session::new(&engine), grammars, format: None, info, told: Vec::new() })
     }
 
     /// What the model is called and how much it holds.
@@ -95,6 +97,18 @@ impl Generator {
         interrupt.on_raise(move || engine.cancel());
     }
 
+    /// How this model's conversations are written. A chat asks before the first question, so that a
+    /// faulty template is told at once.
+    pub fn format(&mut self, args: &ReplyArgs) -> anyhow::Result<ChatFormat> {
+        if let Some(format) = &self.format {
+            return Ok(format.clone());
+        }
+        let engine = self.session.engine();
+        let template = engine.gguf().metadata().str("tokenizer.chat_template")?;
+        let format = chat_format::choose(&args.format, engine.tokenizer(), template)?;
+        Ok(self.format.insert(format).clone())
+    }
+
     /// Answers a conversation. When `sink` breaks off, the parser's last events still come.
     pub fn reply(
         &mut self,
@@ -104,8 +118,7 @@ impl Generator {
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
         let tokenizer = engine.tokenizer();
-        let template = engine.gguf().metadata().str("tokenizer.chat_template")?;
-        let format = chat_format::choose(&settings.reply.format, tokenizer, template)?;
+        let format = self.format(settings.reply)?;
         // Without a tower there are no pictures: they have been refused before.
         let patches = self.info.patches.unwrap_or_default();
         let prompt = format.encode(request, tokenizer, &patches)?;

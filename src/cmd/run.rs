@@ -23,7 +23,8 @@ pub struct Args {
     text: TextArgs,
     /// Continue the prompt as plain text, without chat format
     #[arg(long, conflicts_with_all = [
-        "system", "system_file", "reasoning_effort", "think", "reasoning_budget", "image", "tools", "format",
+        "system", "system_file", "reasoning_effort", "think", "reasoning_budget", "chat_template",
+        "chat_version", "image", "tools", "format",
     ])]
     raw: bool,
     #[command(flatten)]

@@ -13,8 +13,8 @@ use anyhow::{Context, bail};
 use super::files::read_text;
 use super::toolbox::Toolbox;
 use crate::chat::{
-    ChatRequest, ContentChunk, Message, ReasoningEffort, ResponseFormat, Version,
-    request_from_json, request_to_json, validate,
+    Change, ChatRequest, ContentChunk, Message, ReasoningEffort, ResponseFormat, Version,
+    normalise, read_request, request_to_json,
 };
 use crate::vision::Image;
 
@@ -115,18 +115,24 @@ impl Conversation {
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads a conversation that `save`, or any client, wrote. What the file does not say stays:
-    /// temperature and budget, and without tools or a format in it, these too.
-    pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
+    /// Reads a conversation that `save`, or any client, wrote, and mends what cannot be asked on from; gives
+    /// what was mended. What the file does not say stays: temperature and budget, and without tools or a
+    /// format in it, these too.
+    pub fn load(&mut self, path: &Path) -> anyhow::Result<Vec<Change>> {
         let json = read_text(path, MAX_FILE)?;
-        let shown = path.display();
-        let request =
-            request_from_json(&json, &mut Image::from_url).with_context(|| shown.to_string())?;
-        let loaded = self.with(request);
-        validate(&loaded.request(&[Message::user("")]), Version::V15)
-            .with_context(|| shown.to_string())?;
-        *self = loaded;
-        Ok(())
+        let shown = || path.display().to_string();
+        let reading = read_request(&json, &mut Image::from_url).with_context(shown)?;
+        let (mut request, mut changes) = (reading.request, reading.changes);
+        // It is valid if a question can follow.
+        let question = Message::user("?");
+        request.messages.push(question.clone());
+        let (mut request, mended) = normalise(request, Version::V15);
+        changes.extend(mended);
+        if request.messages.pop() != Some(question) {
+            bail!("{}: no question can follow this conversation", shown());
+        }
+        *self = self.with(request);
+        Ok(changes)
     }
 
     /// The conversation that a request holds, with this one's settings where it has none.
@@ -225,16 +231,23 @@ mod tests {
             assert!(error.contains(expected), "{error}");
             assert_eq!(conversation, example());
         };
-        check("cut.json", b"{\"messages\": [", "not a chat request");
+        check("cut.json", b"{\"messages\": [", "cut.json");
         check("binary.json", b"\xff\xfe", "not UTF-8");
         check("role.json", br#"{"messages": [{"role": "robot"}]}"#, "messages[0].role");
-        check(
-            "order.json",
-            br#"{"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}"#,
-            "cannot follow",
-        );
         assert!(conversation.load(folder.path()).is_err());
         assert!(conversation.load(&folder.path().join("none.json")).is_err());
         assert!(conversation.save(&folder.path().join("no/such/folder.json")).is_err());
+    }
+
+    #[test]
+    fn a_foreign_history_is_mended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("order.json");
+        let json = r#"{"messages": [{"role": "user", "content": "a"},
+            {"role": "tool", "content": "b"}, {"role": "assistant", "content": "c"}]}"#;
+        fs::write(&path, json).unwrap();
+        let mut conversation = Conversation::default();
+        assert!(!conversation.load(&path).unwrap().is_empty());
+        assert!(conversation.undo().is_some());
     }
 }

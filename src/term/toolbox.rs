@@ -6,14 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::escape::escape_controls;
 use super::files::read_text;
-use crate::chat::{ChatRequest, Message, Tool, Version, request_from_json, validate};
-use crate::vision::Image;
+use crate::chat::{ChatRequest, Message, Tool, Version, tools_from_json, validate};
 
 /// Largest file of tools, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -30,11 +30,12 @@ pub struct Toolbox {
     trusted: HashSet<String>,
 }
 
-/// A tool's command, beside or within its `function`.
-#[derive(Deserialize)]
+/// A tool's name and command, within its `function` or beside it.
+#[derive(Default, Deserialize)]
 struct WithCommand {
+    name: Option<Value>,
     #[serde(rename = "x-command")]
-    command: Option<String>,
+    command: Option<Value>,
     function: Option<Box<WithCommand>>,
 }
 
@@ -52,26 +53,41 @@ impl Toolbox {
 
     fn parse(json: &str) -> anyhow::Result<Self> {
         let list = list(json)?;
-        let entries: Vec<&RawValue> = serde_json::from_str(&list).context("tools")?;
-        if entries.len() > MAX_TOOLS {
-            bail!("{} tools, at most {MAX_TOOLS} are possible", entries.len());
+        let entries: Vec<WithCommand> =
+            serde_json::from_str(&list).context("tools: expected functions")?;
+        let is_nameless = |entry: &WithCommand| {
+            entry.name.is_none() && entry.function.as_ref().is_none_or(|f| f.name.is_none())
+        };
+        if let Some(i) = entries.iter().position(is_nameless) {
+            bail!(
+                "tools[{i}]: expected a function with a name, such as {{\"type\": \"function\", \
+                 \"function\": {{\"name\": …, \"parameters\": {{…}}}}}}"
+            );
         }
-        let request = format!("{{\"messages\":[],\"tools\":{list}}}");
-        let mut request = request_from_json(&request, &mut Image::from_url)?;
-        request.messages.push(Message::user("x"));
+        // Within an object, so that errors speak of `tools[0]`.
+        let tools = tools_from_json(&format!("{{\"tools\":{list}}}"))?;
+        if tools.len() > MAX_TOOLS {
+            bail!("{} tools, at most {MAX_TOOLS} are possible", tools.len());
+        }
+        let messages = vec![Message::user("x")];
+        let request = ChatRequest { messages, tools, ..ChatRequest::default() };
         validate(&request, Version::V15)?;
-        let ChatRequest { tools, .. } = request;
+        let tools = request.tools;
         let mut names = HashSet::new();
         if let Some(twice) = tools.iter().position(|tool| !names.insert(tool.name.as_str())) {
             bail!("tools[{twice}]: a second tool with the name {:?}", tools[twice].name);
         }
         let mut commands = HashMap::new();
-        for (i, (tool, entry)) in tools.iter().zip(&entries).enumerate() {
-            let entry: WithCommand = serde_json::from_str(entry.get())
-                .map_err(|error| anyhow!("tools[{i}]: x-command must be a string: {error}"))?;
-            let within = entry.function.and_then(|function| function.command);
-            if let Some(command) = entry.command.or(within) {
-                commands.insert(tool.name.clone(), command);
+        for entry in entries {
+            let within = entry.function.map(|function| *function).unwrap_or_default();
+            let name = within.name.or(entry.name);
+            let name = name.as_ref().and_then(Value::as_str).unwrap_or_default();
+            match entry.command.or(within.command) {
+                None => {}
+                Some(Value::String(command)) => {
+                    commands.insert(name.to_owned(), command);
+                }
+                Some(_) => bail!("x-command of {name:?}: expected a string"),
             }
         }
         Ok(Self { tools, commands, trusted: HashSet::new() })

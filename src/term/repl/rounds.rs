@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::answer::MAX_INLINE;
 use super::{Read, Repl, Sink, Turn};
 use crate::chat::{ContentChunk, ToolCall, ToolMessage, Usage};
+use crate::term::commands;
 use crate::term::editor::Input;
 use crate::term::files::{Content, MAX_IMAGES, read_either};
 use crate::term::mentions;
@@ -101,6 +102,10 @@ where
             };
             let typed = match line.trim_start().strip_prefix('!') {
                 Some(command) => self.run_command(command.trim(), call),
+                None if commands::parse(&line).is_some() => {
+                    self.screen.note("commands wait: an empty line cancels the call first");
+                    Typed::Again
+                }
                 None => self.read_result(&line),
             };
             match typed {

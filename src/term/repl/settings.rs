@@ -95,7 +95,11 @@ where
                 Err(error) => format!("{error:#}"),
             },
             Command::Load(path) => match conversation.load(&path) {
-                Ok(()) => format!("{} messages loaded", conversation.n_messages()),
+                Ok(changes) => {
+                    let mut told = format!("{} messages loaded", conversation.n_messages());
+                    changes.iter().for_each(|change| told.push_str(&format!("\n  {change}")));
+                    told
+                }
                 Err(error) => format!("{error:#}; the conversation is as it was"),
             },
             Command::Stats => self.stats(),
