@@ -9,7 +9,7 @@ use gust::chat::{
     ChatRequest, FinishReason, Message, ReasoningEffort, ReplyEvent, ReplyParser, ResponseFormat,
     Tool, ToolChoice, constraint,
 };
-use gust::constraint::{Allowed, Grammars, Language};
+use gust::constraint::{Allowed, ConstraintError, Grammars, Language};
 use gust::engine::{End, Engine, Generation, Sampler, SamplingParams, Session};
 use gust::ggml::DType;
 use gust::tokenizer::Tokenizer;
@@ -198,40 +198,128 @@ fn schemas() -> Vec<Value> {
     schemas
 }
 
+/// A few random steps; the text so far, and whether it came to its end.
+fn walk(
+    grammars: &Grammars,
+    tokenizer: &Tokenizer,
+    format: ResponseFormat,
+    seed: u64,
+    n_steps: usize,
+) -> Result<(Vec<u8>, bool), ConstraintError> {
+    let request = request(format, 1);
+    let mut constraint = constraint(&request, grammars, tokenizer, None)?.unwrap();
+    let mut random = Random(seed);
+    let mut ids = Vec::new();
+    while !constraint.is_ended() && ids.len() < n_steps {
+        let id = match constraint.allowed()? {
+            Allowed::One(id) => id,
+            Allowed::Only(mask) => {
+                let open: Vec<_> = mask.iter().collect();
+                open[random.below(open.len())]
+            }
+            Allowed::AllBut(_) => panic!("the text is not free"),
+        };
+        constraint.accept(id);
+        ids.push(id);
+    }
+    Ok((tokenizer.decode(&ids), constraint.is_ended()))
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(97);
+        (self.0 >> 33) as usize % n
+    }
+}
+
 #[test]
 fn wherever_a_schema_leads_the_value_obeys_it() {
     let tokenizer = Tokenizer::from_gguf(&gust::model::builtin()).unwrap();
     let grammars = Grammars::new(&tokenizer);
+    let n = n_generations().div_ceil(5);
     let mut n_judged = 0;
     for schema in schemas() {
-        for seed in 0..n_generations() {
+        for seed in 0..n {
             let format = ResponseFormat::JsonSchema(schema.to_string());
-            let request =
-                ChatRequest { reasoning_effort: ReasoningEffort::None, ..request(format, seed) };
-            let mut constraint =
-                constraint(&request, &grammars, &tokenizer, None).unwrap().unwrap();
-            let mut state = seed;
-            let mut ids = Vec::new();
-            while !constraint.is_ended() && ids.len() < 400 {
-                let id = match constraint.allowed().unwrap() {
-                    Allowed::One(id) => id,
-                    Allowed::Only(mask) => {
-                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(97);
-                        let open: Vec<_> = mask.iter().collect();
-                        open[(state >> 33) as usize % open.len()]
-                    }
-                    Allowed::AllBut(_) => panic!("the text is not free"),
-                };
-                constraint.accept(id);
-                ids.push(id);
-            }
-            if constraint.is_ended() {
-                judge(&schema, &String::from_utf8(tokenizer.decode(&ids)).unwrap());
+            let (text, is_ended) = walk(&grammars, &tokenizer, format, seed, 400).unwrap();
+            if is_ended {
+                judge(&schema, &String::from_utf8(text).unwrap());
                 n_judged += 1;
             }
         }
     }
-    assert!(n_judged as u64 > 15 * n_generations(), "{n_judged}");
+    assert!(n_judged > 12 * n, "{n_judged}");
+}
+
+/// Swaps, doubles, drops and plants pieces of schemas.
+fn mutant(random: &mut Random, schemas: &[String]) -> String {
+    const PIECES: &[&str] = &[
+        "{}",
+        "[]",
+        "null",
+        "true",
+        "false",
+        "-1",
+        "1e9",
+        "1e-300",
+        "\"a\"",
+        "\"^(a|b)+$\"",
+        "0.1",
+        "{\"$ref\": \"#\"}",
+        "\"items\": ",
+        "\"allOf\": ",
+        "\"anyOf\": ",
+        "\"const\": ",
+        "\"required\": ",
+        "\"pattern\": ",
+        "\"minLength\": ",
+    ];
+    let mut text = schemas[random.below(schemas.len())].clone();
+    for _ in 0..=random.below(3) {
+        let mut cuts: Vec<usize> =
+            text.match_indices([',', ':', '{', '}', '[', ']']).map(|m| m.0).collect();
+        cuts.push(text.len());
+        let (a, b) = (cuts[random.below(cuts.len())], cuts[random.below(cuts.len())]);
+        let (a, b) = (a.min(b), a.max(b));
+        let piece = match random.below(4) {
+            0 => String::new(),
+            1 => text[a..b].repeat(2),
+            2 => PIECES[random.below(PIECES.len())].to_owned(),
+            _ => schemas[random.below(schemas.len())].clone(),
+        };
+        let b = if random.below(2) == 0 { b } else { (a + 1).min(text.len()) };
+        if text.is_char_boundary(b) {
+            text.replace_range(a..b, &piece);
+        }
+    }
+    text
+}
+
+#[test]
+fn broken_schemas_are_refused_or_lead_somewhere() {
+    let tokenizer = Tokenizer::from_gguf(&gust::model::builtin()).unwrap();
+    let grammars = Grammars::new(&tokenizer);
+    let schemas: Vec<String> = schemas().iter().map(Value::to_string).collect();
+    let mut random = Random(7);
+    let mut n_taken = 0;
+    for seed in 0..20 * n_generations() {
+        let text = mutant(&mut random, &schemas);
+        match walk(&grammars, &tokenizer, ResponseFormat::JsonSchema(text.clone()), seed, 60) {
+            Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+            Ok((value, is_ended)) => {
+                n_taken += 1;
+                if is_ended {
+                    judge(
+                        &serde_json::from_str(&text).unwrap(),
+                        &String::from_utf8(value).unwrap(),
+                    );
+                }
+            }
+        }
+    }
+    assert!(n_taken > n_generations(), "{n_taken}");
 }
 
 #[test]
