@@ -96,6 +96,11 @@ fn reply(engine: &Arc<Engine>, grammars: &Grammars, request: &ChatRequest, seed:
     reply
 }
 
+/// `None` where its author does not take the schema, or not the dialect of its expressions.
+fn judge_of(schema: &Value) -> Option<jsonschema::Validator> {
+    jsonschema::options().should_validate_formats(true).build(schema).ok()
+}
+
 fn judge(schema: &Value, text: &str) {
     let value: Value = match serde_json::from_str(text) {
         Ok(value) => value,
@@ -103,8 +108,8 @@ fn judge(schema: &Value, text: &str) {
         Err(error) if error.to_string().contains("number out of range") => return,
         Err(error) => panic!("{error}: {text}"),
     };
-    let options = jsonschema::options().should_validate_formats(true).build(schema).unwrap();
-    if let Err(error) = options.validate(&value) {
+    let judge = judge_of(schema).expect("the schema is one");
+    if let Err(error) = judge.validate(&value) {
         panic!("{error}: {text} for {schema}");
     }
 }
@@ -253,68 +258,86 @@ fn wherever_a_schema_leads_the_value_obeys_it() {
     assert!(n_judged > 12 * n, "{n_judged}");
 }
 
-/// Swaps, doubles, drops and plants pieces of schemas.
-fn mutant(random: &mut Random, schemas: &[String]) -> String {
-    const PIECES: &[&str] = &[
-        "{}",
-        "[]",
-        "null",
-        "true",
-        "false",
-        "-1",
-        "1e9",
-        "1e-300",
-        "\"a\"",
-        "\"^(a|b)+$\"",
-        "0.1",
-        "{\"$ref\": \"#\"}",
-        "\"items\": ",
-        "\"allOf\": ",
-        "\"anyOf\": ",
-        "\"const\": ",
-        "\"required\": ",
-        "\"pattern\": ",
-        "\"minLength\": ",
+fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match value {
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| pointers(v, &format!("{at}/{i}"), found));
+        }
+        Value::Object(map) => map.iter().for_each(|(key, v)| {
+            let key = key.replace('~', "~0").replace('/', "~1");
+            pointers(v, &format!("{at}/{key}"), found);
+        }),
+        _ => {}
+    }
+}
+
+/// Plants, drops and swaps parts of schemas.
+fn mutant(random: &mut Random, schemas: &[Value]) -> Value {
+    let literals = json!([{}, [], null, true, false, 0, -1, 1e9, 1e-300, 2.5, "a", "^(a|b)+$", "date", "object",
+        "integer", { "$ref": "#" }, { "const": "x" }, { "items": { "$ref": "#" } }, { "required": ["v", "a"] },
+        ["a", "b"], [{ "type": "string" }, { "minimum": 3 }], { "allOf": [{ "maxLength": 2 }, {}] }]);
+    let keys = [
+        "items",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "const",
+        "enum",
+        "required",
+        "pattern",
+        "minLength",
+        "minItems",
+        "properties",
+        "additionalProperties",
+        "minimum",
+        "multipleOf",
+        "type",
+        "not",
+        "$ref",
     ];
-    let mut text = schemas[random.below(schemas.len())].clone();
-    for _ in 0..=random.below(3) {
-        let mut cuts: Vec<usize> =
-            text.match_indices([',', ':', '{', '}', '[', ']']).map(|m| m.0).collect();
-        cuts.push(text.len());
-        let (a, b) = (cuts[random.below(cuts.len())], cuts[random.below(cuts.len())]);
-        let (a, b) = (a.min(b), a.max(b));
-        let piece = match random.below(4) {
-            0 => String::new(),
-            1 => text[a..b].repeat(2),
-            2 => PIECES[random.below(PIECES.len())].to_owned(),
-            _ => schemas[random.below(schemas.len())].clone(),
+    let mut schema = schemas[random.below(schemas.len())].clone();
+    for _ in 0..=random.below(2) {
+        let mut found = Vec::new();
+        pointers(&schema, "", &mut found);
+        let donor = &schemas[random.below(schemas.len())];
+        let mut of_donor = Vec::new();
+        pointers(donor, "", &mut of_donor);
+        let part = match random.below(2) {
+            0 => literals[random.below(22)].clone(),
+            _ => donor.pointer(&of_donor[random.below(of_donor.len())]).unwrap().clone(),
         };
-        let b = if random.below(2) == 0 { b } else { (a + 1).min(text.len()) };
-        if text.is_char_boundary(b) {
-            text.replace_range(a..b, &piece);
+        let place = schema.pointer_mut(&found[random.below(found.len())]).unwrap();
+        match place {
+            Value::Object(map) if random.below(2) == 0 => {
+                map.insert(keys[random.below(keys.len())].to_owned(), part);
+            }
+            Value::Object(map) if !map.is_empty() => {
+                let key = map.keys().nth(random.below(map.len())).unwrap().clone();
+                map.remove(&key);
+            }
+            _ => *place = part,
         }
     }
-    text
+    schema
 }
 
 #[test]
 fn broken_schemas_are_refused_or_lead_somewhere() {
     let tokenizer = Tokenizer::from_gguf(&gust::model::builtin()).unwrap();
     let grammars = Grammars::new(&tokenizer);
-    let schemas: Vec<String> = schemas().iter().map(Value::to_string).collect();
+    let schemas = schemas();
     let mut random = Random(7);
     let mut n_taken = 0;
     for seed in 0..20 * n_generations() {
-        let text = mutant(&mut random, &schemas);
-        match walk(&grammars, &tokenizer, ResponseFormat::JsonSchema(text.clone()), seed, 60) {
+        let schema = mutant(&mut random, &schemas);
+        let format = ResponseFormat::JsonSchema(schema.to_string());
+        match walk(&grammars, &tokenizer, format, seed, 60) {
             Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
             Ok((value, is_ended)) => {
                 n_taken += 1;
-                if is_ended {
-                    judge(
-                        &serde_json::from_str(&text).unwrap(),
-                        &String::from_utf8(value).unwrap(),
-                    );
+                if is_ended && judge_of(&schema).is_some() {
+                    judge(&schema, &String::from_utf8(value).unwrap());
                 }
             }
         }
