@@ -9,7 +9,7 @@ use gust::chat::{
     ChatRequest, FinishReason, Message, ReasoningEffort, ReplyEvent, ReplyParser, ResponseFormat,
     Tool, ToolChoice, constraint,
 };
-use gust::constraint::{Allowed, Grammars, Language};
+use gust::constraint::{Allowed, ConstraintError, Grammars, Language};
 use gust::engine::{End, Engine, Generation, Prompt, Sampler, SamplingParams, Session};
 use gust::ggml::DType;
 use gust::tokenizer::Tokenizer;
@@ -96,6 +96,11 @@ fn reply(engine: &Arc<Engine>, grammars: &Grammars, request: &ChatRequest, seed:
     reply
 }
 
+/// `None` where its author does not take the schema, or not the dialect of its expressions.
+fn judge_of(schema: &Value) -> Option<jsonschema::Validator> {
+    jsonschema::options().should_validate_formats(true).build(schema).ok()
+}
+
 fn judge(schema: &Value, text: &str) {
     let value: Value = match serde_json::from_str(text) {
         Ok(value) => value,
@@ -103,8 +108,8 @@ fn judge(schema: &Value, text: &str) {
         Err(error) if error.to_string().contains("number out of range") => return,
         Err(error) => panic!("{error}: {text}"),
     };
-    let options = jsonschema::options().should_validate_formats(true).build(schema).unwrap();
-    if let Err(error) = options.validate(&value) {
+    let judge = judge_of(schema).expect("the schema is one");
+    if let Err(error) = judge.validate(&value) {
         panic!("{error}: {text} for {schema}");
     }
 }
@@ -198,40 +203,146 @@ fn schemas() -> Vec<Value> {
     schemas
 }
 
+/// A few random steps; the text so far, and whether it came to its end.
+fn walk(
+    grammars: &Grammars,
+    tokenizer: &Tokenizer,
+    format: ResponseFormat,
+    seed: u64,
+    n_steps: usize,
+) -> Result<(Vec<u8>, bool), ConstraintError> {
+    let request = request(format, 1);
+    let mut constraint = constraint(&request, grammars, tokenizer, None)?.unwrap();
+    let mut random = Random(seed);
+    let mut ids = Vec::new();
+    while !constraint.is_ended() && ids.len() < n_steps {
+        let id = match constraint.allowed()? {
+            Allowed::One(id) => id,
+            Allowed::Only(mask) => {
+                let open: Vec<_> = mask.iter().collect();
+                open[random.below(open.len())]
+            }
+            Allowed::AllBut(_) => panic!("the text is not free"),
+        };
+        constraint.accept(id);
+        ids.push(id);
+    }
+    Ok((tokenizer.decode(&ids), constraint.is_ended()))
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(97);
+        (self.0 >> 33) as usize % n
+    }
+}
+
 #[test]
 fn wherever_a_schema_leads_the_value_obeys_it() {
     let tokenizer = Tokenizer::from_gguf(&gust::model::builtin()).unwrap();
     let grammars = Grammars::new(&tokenizer);
+    let n = n_generations().div_ceil(5);
     let mut n_judged = 0;
     for schema in schemas() {
-        for seed in 0..n_generations() {
+        for seed in 0..n {
             let format = ResponseFormat::JsonSchema(schema.to_string());
-            let request =
-                ChatRequest { reasoning_effort: ReasoningEffort::None, ..request(format, seed) };
-            let mut constraint =
-                constraint(&request, &grammars, &tokenizer, None).unwrap().unwrap();
-            let mut state = seed;
-            let mut ids = Vec::new();
-            while !constraint.is_ended() && ids.len() < 400 {
-                let id = match constraint.allowed().unwrap() {
-                    Allowed::One(id) => id,
-                    Allowed::Only(mask) => {
-                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(97);
-                        let open: Vec<_> = mask.iter().collect();
-                        open[(state >> 33) as usize % open.len()]
-                    }
-                    Allowed::AllBut(_) => panic!("the text is not free"),
-                };
-                constraint.accept(id);
-                ids.push(id);
-            }
-            if constraint.is_ended() {
-                judge(&schema, &String::from_utf8(tokenizer.decode(&ids)).unwrap());
+            let (text, is_ended) = walk(&grammars, &tokenizer, format, seed, 400).unwrap();
+            if is_ended {
+                judge(&schema, &String::from_utf8(text).unwrap());
                 n_judged += 1;
             }
         }
     }
-    assert!(n_judged as u64 > 15 * n_generations(), "{n_judged}");
+    assert!(n_judged > 12 * n, "{n_judged}");
+}
+
+fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match value {
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| pointers(v, &format!("{at}/{i}"), found));
+        }
+        Value::Object(map) => map.iter().for_each(|(key, v)| {
+            let key = key.replace('~', "~0").replace('/', "~1");
+            pointers(v, &format!("{at}/{key}"), found);
+        }),
+        _ => {}
+    }
+}
+
+/// Plants, drops and swaps parts of schemas.
+fn mutant(random: &mut Random, schemas: &[Value]) -> Value {
+    let literals = json!([{}, [], null, true, false, 0, -1, 1e9, 1e-300, 2.5, "a", "^(a|b)+$", "date", "object",
+        "integer", { "$ref": "#" }, { "const": "x" }, { "items": { "$ref": "#" } }, { "required": ["v", "a"] },
+        ["a", "b"], [{ "type": "string" }, { "minimum": 3 }], { "allOf": [{ "maxLength": 2 }, {}] }]);
+    let keys = [
+        "items",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "const",
+        "enum",
+        "required",
+        "pattern",
+        "minLength",
+        "minItems",
+        "properties",
+        "additionalProperties",
+        "minimum",
+        "multipleOf",
+        "type",
+        "not",
+        "$ref",
+    ];
+    let mut schema = schemas[random.below(schemas.len())].clone();
+    for _ in 0..=random.below(2) {
+        let mut found = Vec::new();
+        pointers(&schema, "", &mut found);
+        let donor = &schemas[random.below(schemas.len())];
+        let mut of_donor = Vec::new();
+        pointers(donor, "", &mut of_donor);
+        let part = match random.below(2) {
+            0 => literals[random.below(22)].clone(),
+            _ => donor.pointer(&of_donor[random.below(of_donor.len())]).unwrap().clone(),
+        };
+        let place = schema.pointer_mut(&found[random.below(found.len())]).unwrap();
+        match place {
+            Value::Object(map) if random.below(2) == 0 => {
+                map.insert(keys[random.below(keys.len())].to_owned(), part);
+            }
+            Value::Object(map) if !map.is_empty() => {
+                let key = map.keys().nth(random.below(map.len())).unwrap().clone();
+                map.remove(&key);
+            }
+            _ => *place = part,
+        }
+    }
+    schema
+}
+
+#[test]
+fn broken_schemas_are_refused_or_lead_somewhere() {
+    let tokenizer = Tokenizer::from_gguf(&gust::model::builtin()).unwrap();
+    let grammars = Grammars::new(&tokenizer);
+    let schemas = schemas();
+    let mut random = Random(7);
+    let mut n_taken = 0;
+    for seed in 0..20 * n_generations() {
+        let schema = mutant(&mut random, &schemas);
+        let format = ResponseFormat::JsonSchema(schema.to_string());
+        match walk(&grammars, &tokenizer, format, seed, 60) {
+            Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+            Ok((value, is_ended)) => {
+                n_taken += 1;
+                if is_ended && judge_of(&schema).is_some() {
+                    judge(&schema, &String::from_utf8(value).unwrap());
+                }
+            }
+        }
+    }
+    assert!(n_taken > n_generations(), "{n_taken}");
 }
 
 #[test]

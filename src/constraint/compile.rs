@@ -22,6 +22,9 @@ use crate::tokenizer::Tokenizer;
 
 /// Reserved, not used: a schema's definitions may lead thousands of levels down.
 const STACK_BYTES: usize = 1 << 28;
+/// Threads that compile, and grammars that are not worth another one.
+const MAX_THREADS: usize = 4;
+const FEW: usize = 8;
 /// How often parts of a failing schema are tried.
 const MAX_TRIES: usize = 64;
 
@@ -39,19 +42,33 @@ pub(super) fn factory(tokenizer: &Tokenizer) -> Result<ParserFactory, Constraint
     Ok(factory)
 }
 
-/// Runs `work` where recursion has room.
-pub(super) fn on_large_stack<T: Send>(
-    work: impl FnOnce() -> Result<T, ConstraintError> + Send,
-) -> Result<T, ConstraintError> {
-    let run = |problem: &str| ConstraintError::Run { problem: problem.to_owned() };
+/// Does `work` for each item, on a few threads on which recursion has room.
+pub(super) fn on_large_stacks<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, ConstraintError> + Sync,
+) -> Vec<Result<R, ConstraintError>> {
+    let fault = |problem: &str| ConstraintError::Run { problem: problem.to_owned() };
+    let guarded = |item: &T| {
+        let done = catch_unwind(AssertUnwindSafe(|| work(item)));
+        done.unwrap_or_else(|_| Err(fault("it panicked")))
+    };
+    let n_threads = thread::available_parallelism().map_or(1, usize::from);
+    let n_threads = n_threads.min(MAX_THREADS).min(items.len().div_ceil(FEW));
+    let chunks = items.chunks(items.len().div_ceil(n_threads.max(1)).max(1));
     thread::scope(|scope| {
-        let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
-        let work =
-            || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(run("it panicked")));
-        match builder.spawn_scoped(scope, work) {
-            Ok(thread) => thread.join().unwrap_or_else(|_| Err(run("its thread ended"))),
-            Err(error) => Err(run(&format!("no thread for it: {error}"))),
+        let mut started = Vec::new();
+        for chunk in chunks {
+            let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+            let work = || chunk.iter().map(guarded).collect::<Vec<_>>();
+            started.push((chunk.len(), builder.spawn_scoped(scope, work)));
         }
+        let done = started.into_iter().flat_map(|(n_items, thread)| -> Vec<_> {
+            match thread.map(|thread| thread.join()) {
+                Ok(Ok(results)) => results,
+                _ => (0..n_items).map(|_| Err(fault("its thread ended"))).collect(),
+            }
+        });
+        done.collect()
     })
 }
 

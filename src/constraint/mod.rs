@@ -122,24 +122,17 @@ impl Grammars {
             let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
             languages.iter().map(|language| kept.grammars.get(language).cloned()).collect()
         };
-        if found.iter().any(Option::is_none) {
-            let compiled = compile::on_large_stack(|| {
-                let factory = self.0.factory.get_or_init(|| compile::factory(&self.0.tokenizer));
-                let factory = factory.as_ref().map_err(Clone::clone)?;
-                let missing = languages.iter().zip(&found).enumerate();
-                let missing = missing.filter(|(_, (_, found))| found.is_none());
-                Ok(missing
-                    .map(|(place, (language, _))| {
-                        (place, compile::matcher(factory, language).map(Grammar::new))
-                    })
-                    .collect::<Vec<_>>())
-            });
-            let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            for (place, grammar) in compiled.map_err(|error| (0, error))? {
-                let grammar = grammar.map_err(|error| (place, error))?;
-                kept.insert(&languages[place], &grammar);
-                found[place] = Some(grammar);
-            }
+        let missing: Vec<usize> = (0..found.len()).filter(|&i| found[i].is_none()).collect();
+        let compiled = compile::on_large_stacks(&missing, |&place| {
+            let factory = self.0.factory.get_or_init(|| compile::factory(&self.0.tokenizer));
+            let factory = factory.as_ref().map_err(Clone::clone)?;
+            compile::matcher(factory, &languages[place]).map(Grammar::new)
+        });
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, grammar) in missing.into_iter().zip(compiled) {
+            let grammar = grammar.map_err(|error| (place, error))?;
+            kept.insert(&languages[place], &grammar);
+            found[place] = Some(grammar);
         }
         Ok(found.into_iter().flatten().collect())
     }

@@ -225,12 +225,13 @@ fn a_budget_closes_the_reasoning() {
 
 #[test]
 fn faults_name_their_field() {
-    let message = |change: fn(&mut ChatRequest)| {
+    type Change = fn(&mut ChatRequest);
+    let message = |change: Change| {
         let mut request = request(ToolChoice::Auto);
         change(&mut request);
         constraint(&request, &GRAMMARS, &TOKENIZER, None).unwrap_err().to_string()
     };
-    let cases: [(fn(&mut ChatRequest), &str); 12] = [
+    let cases: [(Change, &str); 12] = [
         (|r| r.tools[1].name.clear(), "tools[1].function.name: \"\" is not 1 to 64"),
         (|r| r.tools[0].name = "a".repeat(65), "tools[0].function.name: \"aaa"),
         (|r| r.tools[0].name = "a b".to_owned(), "tools[0].function.name: \"a b\" is not"),
@@ -348,7 +349,7 @@ fn random_models_end_by_themselves_with_valid_replies() {
     };
     let regex = ResponseFormat::Regex("[a-f]{2,9}-[0-9]{4}".to_owned());
     let regex = ChatRequest { response_format: regex, tools: vec![], ..request(ToolChoice::Auto) };
-    for seed in 0..50 {
+    for seed in 0..20 {
         let (mut text, mut arguments, mut n_calls) = (String::new(), Vec::new(), 0);
         for event in babble(&json, seed) {
             match event {

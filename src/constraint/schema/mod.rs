@@ -235,6 +235,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.check_min_properties(&out)?;
+        numbers::bound_steps(&mut out);
         values::infer_type(&mut out);
         Ok(Value::Object(out))
     }

@@ -89,6 +89,19 @@ impl Walk<'_> {
     }
 }
 
+/// Steps are only told apart where doubles miss no whole number.
+pub(super) fn bound_steps(out: &mut Map<String, Value>) {
+    if !out.contains_key("multipleOf") {
+        return;
+    }
+    let bounds = [("minimum", "exclusiveMinimum", -1.0), ("maximum", "exclusiveMaximum", 1.0)];
+    for (bound, other, sign) in bounds {
+        if !out.contains_key(bound) && !out.contains_key(other) {
+            out.insert(bound.to_owned(), json!(sign * MAX_NUMBER));
+        }
+    }
+}
+
 fn greatest_divisor(mut a: u64, mut b: u64) -> u64 {
     while b > 0 {
         (a, b) = (b, a % b);
