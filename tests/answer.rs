@@ -189,7 +189,7 @@ fn answers_keep_the_form_that_was_asked_for() {
     };
     let said = run(&["--json-schema", "{d}/schema.json"]);
     let value: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert!(value["n"].as_u64().is_some_and(|n| n <= 999), "{said}");
+    assert!(value["n"].as_f64().is_some_and(|n| (0.0..=999.0).contains(&n)), "{said}");
     assert!(["yes", "no"].contains(&run(&["--grammar", "{d}/g.lark"]).as_str()));
     let said = run(&["--regex", "[a-c]{3}", "--think", "--reasoning-budget", "8"]);
     assert!(said.len() == 3 && said.bytes().all(|b| (b'a'..=b'c').contains(&b)), "{said}");
