@@ -150,7 +150,7 @@ fn pictures_are_seen() {
     let answer = text(&output.stdout);
     assert!(answer.contains("red"), "{answer}{}", text(&output.stderr));
     let told = text(&output.stderr);
-    assert!(told.contains("red.png 112×112 → 20 tokens"), "{told}");
+    assert!(told.contains("red.png 112×112 → 16 tokens + 4 row ends"), "{told}");
     let two = ["--image", "{d}/red.png", "--image", "{d}/red.png", "-n", "4"];
     let output = run_in(&folder, "What is this?", &two);
     assert_eq!(text(&output.stderr).matches("red.png 112×112").count(), 2);

@@ -27,13 +27,16 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Name, size and, if the model sees, what the picture costs: `a.png 1540×1028 → 2,072 tokens`.
+    /// Name, size and, if the model sees, what the picture costs in a prompt:
+    /// `a.png 1540×1028 → 2,035 tokens + 37 row ends`.
     pub fn label(&self, patches: Option<&PatchConfig>) -> String {
         let (width, height) = (self.image.width(), self.image.height());
         let mut label = format!("{} {width}×{height}", escape_controls(&self.name));
         if let Some(patches) = patches {
-            let n_tokens = patches.grid(width, height).n_tokens();
-            label.push_str(&format!(" → {} tokens", thousands(n_tokens as u64)));
+            let grid = patches.grid(width, height);
+            let n_seen = thousands(u64::from(grid.cols) * u64::from(grid.rows));
+            let ends = if grid.rows == 1 { "end" } else { "ends" };
+            label.push_str(&format!(" → {n_seen} tokens + {} row {ends}", grid.rows));
         }
         label
     }

@@ -290,7 +290,7 @@ fn pictures_wait_for_the_next_message() {
     let lines = ["/image {d}/red.png", "/image '{d}/a b.png'", "/image", "what?", "and?"];
     let session = chat_in(folder.path(), true, &lines, vec![ONE, TWO]);
     assert_eq!(session.prompts[..4], ["> ", "[1 image] > ", "[2 images] > ", "[2 images] > "]);
-    assert!(session.err.contains("red.png 56×28 → 3 tokens"), "{}", session.err);
+    assert!(session.err.contains("red.png 56×28 → 2 tokens + 1 row end"), "{}", session.err);
     let question = "U:<Image(56x28)><Image(56x28)>what?";
     assert_eq!(texts(&session.requests[1]), [question, "A:1", "U:and?"]);
 }

@@ -237,6 +237,7 @@ impl<'a> Walk<'a> {
         self.check_min_properties(&out)?;
         numbers::bound_steps(&mut out);
         values::infer_type(&mut out);
+        numbers::bound_digits(&mut out);
         Ok(Value::Object(out))
     }
 

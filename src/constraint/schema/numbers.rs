@@ -9,6 +9,8 @@ use super::{Fault, Walk};
 
 /// Largest whole number below which doubles miss none.
 const MAX_NUMBER: f64 = 9_007_199_254_740_992.0;
+/// Largest whole number that an answer holds, just below 2^63 and exact as a double.
+const MAX_INTEGER: f64 = 9e18;
 /// Digits after the point.
 const MAX_PLACES: usize = 12;
 /// Largest common step of all `multipleOf`: the grammar engine counts remainders.
@@ -89,15 +91,31 @@ impl Walk<'_> {
     }
 }
 
+/// A whole number without bounds is held to what 64 bits hold, since a model in doubt writes digits for
+/// ever. Keys and counters have at most 19 digits.
+pub(super) fn bound_digits(out: &mut Map<String, Value>) {
+    let is = |name: &str| match out.get("type") {
+        Some(Value::Array(types)) => types.iter().any(|ty| ty == name),
+        ty => ty.is_some_and(|ty| ty == name),
+    };
+    if is("integer") && !is("number") {
+        insert_missing_bounds(out, MAX_INTEGER);
+    }
+}
+
 /// Steps are only told apart where doubles miss no whole number.
 pub(super) fn bound_steps(out: &mut Map<String, Value>) {
     if !out.contains_key("multipleOf") {
         return;
     }
-    let bounds = [("minimum", "exclusiveMinimum", -1.0), ("maximum", "exclusiveMaximum", 1.0)];
-    for (bound, other, sign) in bounds {
+    insert_missing_bounds(out, MAX_NUMBER);
+}
+
+fn insert_missing_bounds(out: &mut Map<String, Value>, max: f64) {
+    let bounds = [("minimum", "exclusiveMinimum", -max), ("maximum", "exclusiveMaximum", max)];
+    for (bound, other, value) in bounds {
         if !out.contains_key(bound) && !out.contains_key(other) {
-            out.insert(bound.to_owned(), json!(sign * MAX_NUMBER));
+            out.insert(bound.to_owned(), json!(value));
         }
     }
 }
