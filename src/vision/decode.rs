@@ -78,14 +78,28 @@ fn read(kind: Kind, file: &[u8]) -> Result<RgbImage, ImageError> {
     // Broken metadata makes no broken picture.
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let color = decoder.color_type();
-    let mut samples = vec![0; decoder.total_bytes() as usize];
+    let mut samples = reserved(kind.name, decoder.total_bytes() as usize)?;
+    samples.resize(decoder.total_bytes() as usize, 0);
     decoder.read_image(&mut samples).map_err(failed)?;
 
-    let rgb = to_rgb(color, samples, is_opaque(kind, file));
+    let n_rgb = 3 * width as usize * height as usize;
+    let room = if color.channel_count() == 3 { Vec::new() } else { reserved(kind.name, n_rgb)? };
+    let rgb = to_rgb(color, samples, is_opaque(kind, file), room);
     let rgb = RgbImage::from_raw(width, height, rgb).expect("three bytes for every pixel");
+    // A turn takes as much again and could not say that there is none.
+    drop(reserved(kind.name, n_rgb)?);
     let mut picture = DynamicImage::from(rgb);
     picture.apply_orientation(orientation);
     Ok(picture.into_rgb8())
+}
+
+/// An empty buffer with room for `n_bytes`, or the error that there is no memory for it.
+fn reserved(kind: &'static str, n_bytes: usize) -> Result<Vec<u8>, ImageError> {
+    let mut buffer = Vec::new();
+    match buffer.try_reserve_exact(n_bytes) {
+        Ok(()) => Ok(buffer),
+        Err(_) => Err(ImageError::NoMemory { kind, n_bytes }),
+    }
 }
 
 fn check_size(kind: Kind, width: u32, height: u32) -> Result<(), ImageError> {
@@ -105,4 +119,16 @@ fn is_opaque(kind: Kind, file: &[u8]) -> bool {
     const COLOR_TYPE_AT: usize = 25;
     const RGB: u8 = 2;
     kind.format == ImageFormat::Png && file.get(COLOR_TYPE_AT) == Some(&RGB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_allocation_is_an_error() {
+        assert!(reserved("PNG", 3).is_ok_and(|buffer| buffer.capacity() >= 3));
+        let error = reserved("PNG", isize::MAX as usize).unwrap_err();
+        assert!(error.to_string().starts_with("no memory for the PNG: "), "{error}");
+    }
 }
