@@ -241,3 +241,48 @@ fn a_pipe_attaches_pictures_and_reports_calls() {
     assert!(told.contains("cannot be given in a pipe"), "{told}");
     assert_eq!(output.status.code(), Some(0));
 }
+
+#[test]
+fn what_cannot_be_kept_is_told_before_the_model_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let schema = file("schema.json", "{\"not\": {}}");
+    let grammar = file("grammar.lark", "start: missing");
+    let template = file("template.jinja", "{% if %}");
+    let strict = r#"[{"type": "function", "function": {"name": "f", "strict": true,
+        "parameters": {"type": "object", "not": {}}}}]"#;
+    let tools = file("tools.json", strict);
+    for (args, expected) in [
+        (["--json-schema", schema.as_str()], "schema.json: "),
+        (["--grammar", &grammar], "missing"),
+        (["--regex", "(?=a)"], "looking around"),
+        (["--chat-template", &template], "template.jinja: "),
+        (["--tools", &tools], "tools.json: tools[0]"),
+    ] {
+        for command in ["run", "chat"] {
+            let all = [command, "-m", "no-such-model.gguf", "-p", "a", args[0], args[1]];
+            check_error(&all, "", 1, expected);
+        }
+    }
+    let good = file("good.json", "{\"type\": \"string\"}");
+    let all = ["run", "-m", "no-such-model.gguf", "-p", "a", "--json-schema", &good];
+    check_error(&all, "", 1, "no-such-model.gguf");
+}
+
+#[test]
+fn an_unfinished_answer_in_a_form_is_told() {
+    let run = |flags: &[&str]| {
+        let all = [&["run", "--temp", "0", "-p", "What is 3+4?", "-n", "2"], flags].concat();
+        let output = gust(&all, "");
+        assert_eq!(output.status.code(), Some(0));
+        text(&output.stderr)
+    };
+    assert!(run(&["--json"]).contains("cut off after 2 tokens"));
+    assert!(!run(&[]).contains("cut off"));
+    assert!(run(&["--reasoning-budget", "3"]).contains("without --think"));
+    check_error(&["run", "--raw", "--tool-choice", "none", "-p", "a"], "", 2, "--tool-choice");
+}

@@ -57,7 +57,10 @@ fn pictures_are_data_urls_or_files() {
         let chunk = format!(r#"{{"type": "image_url", "image_url": {{"url": "{url}"}}}}"#);
         user(&format!(r#"[{{"type": "text", "text": "x"}}, {chunk}]"#))
     };
-    let lines: String = ["black.png", &path, &data].map(picture).concat();
+    let (url, local) = (format!("file://{path}"), format!("file://localhost{path}"));
+    let urls = ["black.png", &path, &data, &url.replace("black", "bl%61ck"), &local];
+    let urls = &urls[..if cfg!(windows) { 3 } else { 5 }];
+    let lines: String = urls.iter().map(|url| picture(url)).collect();
     let (out, error, code) = run(folder.path(), &["--strict"], &lines);
     assert_eq!(code, Some(0), "{error}");
     assert!(out[0].contains(",3,10,10,13,"), "{}", out[0]);
@@ -66,7 +69,7 @@ fn pictures_are_data_urls_or_files() {
     let lines = ["https://example.org/a.png", "gone.png", "."].map(picture).concat();
     let (out, error, code) = run(folder.path(), &[], &lines);
     assert_eq!((out, code), (vec!["null".to_owned(); 3], Some(1)));
-    for told in ["line 1", "https", "line 2: cannot open gone.png", "line 3", ". is no file"] {
+    for told in ["line 1", "https", "line 2: cannot open gone.png", "line 3", ". is a folder"] {
         assert!(error.contains(told), "{told:?} is not in {error}");
     }
 }
@@ -82,6 +85,73 @@ fn a_bad_line_is_null_and_the_rest_goes_on() {
     assert!(out[0].starts_with('[') && out[3].starts_with('['));
     for told in ["line 2: messages[0]", "line 3: ", "2 of 4 lines cannot be encoded"] {
         assert!(error.contains(told), "{told:?} is not in {error}");
+    }
+}
+
+#[test]
+fn lines_of_any_bytes_are_read_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("odd.jsonl");
+    let mut bytes = "\u{feff}".as_bytes().to_vec();
+    for line in [user("\"a\"").trim_end().as_bytes(), b"  ", b"{\xff}", b"{", b""] {
+        bytes.extend([line, b"\r\n"].concat());
+    }
+    bytes.extend(user("\"a\"").trim_end().as_bytes());
+    fs::write(&file, bytes).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_gust"))
+        .args(["tokenize", "--chat", "-f", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    let out: Vec<_> = out.lines().collect();
+    assert_eq!((out.len(), output.status.code()), (4, Some(1)), "{error}");
+    assert!(out[0].starts_with('[') && out[0] == out[3]);
+    assert_eq!(&out[1..3], ["null", "null"]);
+    for told in [
+        "line 3: not UTF-8: byte 0xff at column 2",
+        "line 4: not a chat request: EOF while parsing an object at column 1\n",
+        "2 of 4 lines",
+    ] {
+        assert!(error.contains(told), "{told:?} is not in {error}");
+    }
+}
+
+#[test]
+fn an_error_steers_no_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("t.jinja");
+    fs::write(&template, "{{ raise_exception('\\x1b[31m' ~ 'no') }}{# \u{1b} #}").unwrap();
+    let args = ["--chat-template", template.to_str().unwrap()];
+    let output = gust(folder.path(), &args, &user("\"a\""));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("no") && !error.contains('\x1b'), "{error:?}");
+    let output = gust(folder.path(), &["--strict"], &user("[{\"type\": \"\\u001b[31m\"}]"));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("x1b") || error.contains("u{1b}"), "{error:?}");
+    assert!(!error.contains('\x1b'), "{error:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_holds_nothing_up_where_a_file_belongs() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let pipe = pipe.to_str().unwrap();
+    let picture = format!(r#"[{{"type": "image_url", "image_url": {{"url": "{pipe}"}}}}]"#);
+    for (args, lines) in [
+        (vec![], user(&picture)),
+        (vec!["--chat-template", pipe], user("\"a\"")),
+        (vec!["-m", pipe], user("\"a\"")),
+    ] {
+        let output = gust(folder.path(), &args, &lines);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("is not a regular file"), "{error}");
+        assert_eq!(output.status.code(), Some(1));
     }
 }
 
@@ -105,5 +175,12 @@ fn flags_that_do_not_fit_are_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
     for args in [&["--json"][..], &["--lines"], &["--count"], &["--chat-version", "v3"]] {
         assert_eq!(gust(folder.path(), args, "").status.code(), Some(2), "{args:?}");
+    }
+    for args in [&["--strict"][..], &["--chat-version", "v13"], &["--chat-template", "t.jinja"]] {
+        let command = |args: &[&str]| {
+            let gust = env!("CARGO_BIN_EXE_gust");
+            Command::new(gust).args(["tokenize", "-p", "a"]).args(args).output().unwrap()
+        };
+        assert_eq!(command(args).status.code(), Some(2), "{args:?}");
     }
 }

@@ -9,16 +9,14 @@ use std::collections::HashSet;
 
 use super::validate::is_function_name;
 use super::{
-    ChatRequest, ContentChunk, Message, ReasoningEffort, ResponseFormat, Tool, ToolChoice,
+    ChatRequest, ContentChunk, MAX_TOOLS, Message, ReasoningEffort, ResponseFormat, Tool,
+    ToolChoice,
 };
 use crate::constraint::{
     Begun, CallRules, Constraint, ConstraintError, Grammars, Language, ReplyRules, TextRules,
     ToolRules,
 };
 use crate::tokenizer::Tokenizer;
-
-/// Tools in one request.
-const MAX_TOOLS: usize = 128;
 
 /// Holds the reply to what the request says; `None` where everything is allowed. `reasoning_budget` is the
 /// number of tokens after which reasoning is closed.

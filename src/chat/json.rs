@@ -34,8 +34,8 @@ const MAX_REQUEST_PIXELS: u64 = 100_000_000;
 #[derive(Debug, Error)]
 pub enum RequestError {
     /// Not JSON.
-    #[error("not a chat request: {0}")]
-    Json(#[from] serde_json::Error),
+    #[error("not a chat request: {}", located(.0))]
+    Json(serde_json::Error),
     /// Brackets within brackets.
     #[error("not a chat request: it is nested more than {max} levels deep")]
     TooDeep {
@@ -62,6 +62,17 @@ pub enum RequestError {
 
 fn separated(place: &str) -> String {
     if place.is_empty() { String::new() } else { format!("{place}: ") }
+}
+
+/// What is wrong, with the line only where there are several: requests stand on one.
+fn located(error: &serde_json::Error) -> String {
+    error.to_string().replacen(" at line 1 column ", " at column ", 1)
+}
+
+impl From<serde_json::Error> for RequestError {
+    fn from(error: serde_json::Error) -> Self {
+        RequestError::Json(error)
+    }
 }
 
 impl RequestError {
@@ -98,18 +109,19 @@ pub fn read_request(json: &str, images: &mut ImageSource<'_>) -> Result<Reading,
     Reader::new(images, false).read(json)
 }
 
-/// Reads tools alone: a list of them, or a request that has them.
-pub fn tools_from_json(json: &str) -> Result<Vec<super::Tool>, RequestError> {
+/// Reads tools alone: a list of them, or a request that has them. Also says what was altered or left out.
+pub fn tools_from_json(json: &str) -> Result<(Vec<super::Tool>, Vec<Change>), RequestError> {
     let mut no_images = |_: &str| Err(ImageError::NoUrl);
     let mut reader = Reader::new(&mut no_images, false);
     let root = Node::root(json)?;
-    match root.is_list() {
+    let tools = match root.is_list() {
         true => reader.tools(&root),
         false => match root.fields()?.get("tools") {
             Some(tools) => reader.tools(&tools),
             None => Err(root.error("expected a list of tools, or an object with \"tools\"")),
         },
-    }
+    }?;
+    Ok((tools, reader.changes))
 }
 
 struct Reader<'a, 'i> {

@@ -49,6 +49,9 @@ use std::time::Duration;
 
 use crate::vision::Image;
 
+/// Most tools of one request, as with the protocol's inventor.
+pub const MAX_TOOLS: usize = 128;
+
 /// Everything the model is told before it answers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChatRequest {

@@ -5,11 +5,12 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
+use crate::chat::ToolChoice;
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::cmd::generator::{Generator, Settings, sampling_params};
-use crate::cmd::prompt;
 use crate::cmd::request::{RequestArgs, announce};
 use crate::cmd::text::TextArgs;
+use crate::cmd::{chat_format, prompt};
 use crate::term::{Conversation, Input, Interrupt, LineEditor, Printer, Repl, Screen, Turn};
 
 /// Flags of `gust chat`.
@@ -47,9 +48,11 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let is_given = args.text.prompt.is_some() || args.text.file.is_some();
     let mut first = is_given.then(|| prompt::read(&args.text, printer)).transpose()?;
     let images = args.request.images()?;
-    let (tools, format) = (args.request.tools()?, args.request.format()?);
-    let mut generator = Generator::open(&args.model, printer)?;
-    generator.format(&args.reply)?;
+    let (tools, format) = (args.request.tools(printer)?, args.request.format()?);
+    args.request.check(&tools, &ToolChoice::Auto, &format)?;
+    let chat_format = chat_format::of_flags(&args.reply.format)?;
+    let mut generator = Generator::open(&args.model, chat_format, printer)?;
+    generator.format()?;
     let model = generator.info().clone();
     announce(&images, model.patches.as_ref(), printer)?;
     let system = prompt::system(&args.reply, &model.name)?;

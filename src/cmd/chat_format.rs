@@ -3,41 +3,29 @@
 //! A flag decides; without one, models of the family have our encoder, and others the template
 //! that their file carries.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 
 use crate::chat::{ChatFormat, MAX_TEMPLATE_BYTES, Template};
 use crate::cli::FormatArgs;
+use crate::term::files::read_text;
 use crate::tokenizer::Tokenizer;
 
-/// The format to use; `template` is the one of the model's file.
-pub(super) fn choose(
-    args: &FormatArgs,
+/// The format that the flags choose, if they do: known, with its faults, before any model is loaded.
+pub(super) fn of_flags(args: &FormatArgs) -> anyhow::Result<Option<ChatFormat>> {
+    if let Some(path) = &args.chat_template {
+        let source = read_text(path, MAX_TEMPLATE_BYTES as u64)?;
+        let template = Template::parse(&source).with_context(|| path.display().to_string())?;
+        return Ok(Some(ChatFormat::Template(Arc::new(template))));
+    }
+    Ok(args.chat_version.map(ChatFormat::Mistral))
+}
+
+/// The format of a model for which no flag chooses one; `template` is the one of its file.
+pub(super) fn of_model(
     tokenizer: &Tokenizer,
     template: Option<&str>,
 ) -> anyhow::Result<ChatFormat> {
-    if let Some(path) = &args.chat_template {
-        let source = read(path)?;
-        let template = Template::parse(&source).with_context(|| path.display().to_string())?;
-        return Ok(ChatFormat::Template(Arc::new(template)));
-    }
-    match args.chat_version {
-        Some(version) => Ok(ChatFormat::Mistral(version)),
-        None => ChatFormat::of(tokenizer, template).context("the model's own chat template"),
-    }
-}
-
-/// At most one byte more than a template may have, so that `parse` can say what is wrong.
-fn read(path: &Path) -> anyhow::Result<String> {
-    let shown = path.display();
-    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_TEMPLATE_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read {shown}"))?;
-    String::from_utf8(bytes).with_context(|| format!("{shown} is not UTF-8"))
+    ChatFormat::of(tokenizer, template).context("the model's own chat template")
 }

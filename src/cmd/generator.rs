@@ -72,8 +72,12 @@ pub struct Settings<'a> {
 }
 
 impl Generator {
-    /// Opens the model that the flags name, with a progress bar.
-    pub fn open(args: &ModelArgs, printer: &Printer) -> anyhow::Result<Self> {
+    /// Opens the model that the flags name, with a progress bar. Without a `format` it has the model's own.
+    pub fn open(
+        args: &ModelArgs,
+        format: Option<ChatFormat>,
+        printer: &Printer,
+    ) -> anyhow::Result<Self> {
         let engine = open::engine(args, printer)?;
         let gguf = engine.gguf();
         let name = match gguf.metadata().str("general.name")? {
@@ -83,7 +87,7 @@ impl Generator {
         let n_ctx = u32::try_from(engine.n_ctx()).context("the context is too long")?;
         let info = ModelInfo { name, n_ctx, patches: engine.patch_config() };
         let grammars = Grammars::new(engine.tokenizer());
-        Ok(Self { session: Session::new(&engine), grammars, format: None, info, told: Vec::new() })
+        Ok(Self { session: Session::new(&engine), grammars, format, info, told: Vec::new() })
     }
 
     /// What the model is called and how much it holds.
@@ -99,13 +103,13 @@ impl Generator {
 
     /// How this model's conversations are written. A chat asks before the first question, so that a
     /// faulty template is told at once.
-    pub fn format(&mut self, args: &ReplyArgs) -> anyhow::Result<ChatFormat> {
+    pub fn format(&mut self) -> anyhow::Result<ChatFormat> {
         if let Some(format) = &self.format {
             return Ok(format.clone());
         }
         let engine = self.session.engine();
         let template = engine.gguf().metadata().str("tokenizer.chat_template")?;
-        let format = chat_format::choose(&args.format, engine.tokenizer(), template)?;
+        let format = chat_format::of_model(engine.tokenizer(), template)?;
         Ok(self.format.insert(format).clone())
     }
 
@@ -118,7 +122,7 @@ impl Generator {
     ) -> anyhow::Result<Usage> {
         let engine = Arc::clone(self.session.engine());
         let tokenizer = engine.tokenizer();
-        let format = self.format(settings.reply)?;
+        let format = self.format()?;
         // Without a tower there are no pictures: they have been refused before.
         let patches = self.info.patches.unwrap_or_default();
         let prompt = format.encode(request, tokenizer, &patches)?;

@@ -1,7 +1,6 @@
 //! Texts that come with a command line: prompts from flags, files and stdin, and system prompts
 //! whose placeholders are filled.
 
-use std::fs;
 use std::io::{self, IsTerminal};
 
 use anyhow::{Context, bail};
@@ -10,6 +9,10 @@ use chrono::{Local, NaiveDate};
 use super::text::TextArgs;
 use crate::cli::ReplyArgs;
 use crate::term::Printer;
+use crate::term::files::read_piped;
+
+/// Most bytes of a system prompt.
+const MAX_SYSTEM: u64 = 64 << 20;
 
 /// The prompt of `-p`, `-f FILE`, or stdin. One line feed at the end of a file is the file's, not
 /// the prompt's.
@@ -36,9 +39,10 @@ pub(super) fn read(args: &TextArgs, printer: &Printer) -> anyhow::Result<String>
 /// The system prompt that the flags ask for; `name` is the model's.
 pub(super) fn system(args: &ReplyArgs, name: &str) -> anyhow::Result<Option<String>> {
     let Some(file) = &args.system_file else { return Ok(args.system.clone()) };
-    let template =
-        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(Some(fill(&template, name, Local::now().date_naive())))
+    let template = String::from_utf8(read_piped(file, MAX_SYSTEM)?)
+        .with_context(|| format!("{} is not UTF-8", file.display()))?;
+    let template = template.strip_prefix('\u{feff}').unwrap_or(&template);
+    Ok(Some(fill(template, name, Local::now().date_naive())))
 }
 
 /// Fills `{name}`, `{today}` and `{yesterday}`; other braces stay. One pass, so that what is

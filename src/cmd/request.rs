@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::value::RawValue;
 
-use crate::chat::{ResponseFormat, ToolChoice};
-use crate::constraint::ConstraintError;
-use crate::term::{Attachment, MAX_IMAGES, Printer, Toolbox, read_image, read_text};
+use crate::chat::{self, ChatRequest, Message, ResponseFormat, ToolChoice};
+use crate::constraint::{ConstraintError, Grammars};
+use crate::model;
+use crate::term::files::{Attachment, MAX_IMAGES, read_image, read_text};
+use crate::term::{Printer, Toolbox};
+use crate::tokenizer::Tokenizer;
 use crate::vision::PatchConfig;
 
 /// Largest schema or grammar, in bytes.
@@ -48,9 +51,12 @@ impl RequestArgs {
         self.image.iter().map(|path| read_image(path)).collect()
     }
 
-    /// Reads the tools.
-    pub(super) fn tools(&self) -> anyhow::Result<Toolbox> {
-        self.tools.as_deref().map(Toolbox::read).transpose().map(Option::unwrap_or_default)
+    /// Reads the tools, and says what was altered or left out.
+    pub(super) fn tools(&self, printer: &Printer) -> anyhow::Result<Toolbox> {
+        let Some(path) = &self.tools else { return Ok(Toolbox::default()) };
+        let (tools, changes) = Toolbox::read(path)?;
+        changes.iter().for_each(|change| printer.warn(format!("{}: {change}", path.display())));
+        Ok(tools)
     }
 
     /// Reads what the answer must look like.
@@ -62,6 +68,34 @@ impl RequestArgs {
             _ if self.json => ResponseFormat::JsonObject,
             _ => ResponseFormat::Text,
         })
+    }
+
+    /// Whether these tools and this form can be kept at all. No grammar depends on the vocabulary, so that of the
+    /// built-in model does.
+    pub(super) fn check(
+        &self,
+        tools: &Toolbox,
+        tool_choice: &ToolChoice,
+        format: &ResponseFormat,
+    ) -> anyhow::Result<()> {
+        if tools.is_empty() && matches!(format, ResponseFormat::Text | ResponseFormat::JsonObject) {
+            return Ok(());
+        }
+        let request = ChatRequest {
+            messages: vec![Message::user("")],
+            tools: tools.tools().to_vec(),
+            tool_choice: tool_choice.clone(),
+            response_format: format.clone(),
+            ..ChatRequest::default()
+        };
+        // But for a grammar that names tokens by their numbers.
+        if matches!(format, ResponseFormat::Lark(grammar) if grammar.contains("<[")) {
+            return Ok(());
+        }
+        let tokenizer = Tokenizer::from_gguf(&model::builtin())?;
+        chat::constraint(&request, &Grammars::new(&tokenizer), &tokenizer, None)
+            .map_err(|error| locate(self, error.into()))?;
+        Ok(())
     }
 }
 

@@ -6,12 +6,15 @@
 
 use std::ops::ControlFlow;
 
-use crate::chat::{ChatRequest, ContentChunk, FinishReason, Message, ReplyEvent};
+use crate::chat::{
+    ChatRequest, ContentChunk, FinishReason, Message, ReasoningEffort, ReplyEvent, ResponseFormat,
+    ToolChoice,
+};
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::cmd::generator::{Generator, Settings, sampling_params};
-use crate::cmd::prompt;
 use crate::cmd::request::{RequestArgs, announce, locate, tool_choice};
 use crate::cmd::text::TextArgs;
+use crate::cmd::{chat_format, prompt};
 use crate::term::{CallStyle, Interrupt, Printer, Rendered, ReplyRenderer};
 
 /// Flags of `gust run`.
@@ -24,7 +27,7 @@ pub struct Args {
     /// Continue the prompt as plain text, without chat format
     #[arg(long, conflicts_with_all = [
         "system", "system_file", "reasoning_effort", "think", "reasoning_budget", "chat_template",
-        "chat_version", "image", "tools", "format",
+        "chat_version", "image", "tools", "tool_choice", "format",
     ])]
     raw: bool,
     #[command(flatten)]
@@ -41,14 +44,21 @@ pub struct Args {
 
 /// Runs `gust run`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    if args.reply.reasoning_budget.is_some() && args.reply.effort() == ReasoningEffort::None {
+        printer.warn("--reasoning-budget does nothing without --think");
+    }
     let text = prompt::read(&args.text, printer)?;
     let images = args.request.images()?;
-    let tools = args.request.tools()?;
+    let tools = args.request.tools(printer)?;
     let choice = tool_choice(args.tool_choice.as_deref(), &tools)?;
     let response_format = args.request.format()?;
-    let mut generator = Generator::open(&args.model, printer)?;
+    args.request.check(&tools, &choice, &response_format)?;
+    let format = chat_format::of_flags(&args.reply.format)?;
+    let mut generator = Generator::open(&args.model, format, printer)?;
     announce(&images, generator.info().patches.as_ref(), printer)?;
     let effort = args.reply.effort();
+    let is_held = response_format != ResponseFormat::Text
+        || matches!(choice, ToolChoice::Required | ToolChoice::Named(_));
     let settings = Settings {
         sampling: sampling_params(&args.sampling, effort, None),
         reply: &args.reply,
@@ -64,9 +74,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         !args.reply.hide_reasoning,
     );
     let mut written = Ok(());
-    let mut is_cut_off = false;
+    let mut end = End::default();
     let mut sink = |event: ReplyEvent| {
-        is_cut_off |= matches!(event, ReplyEvent::Finished { reason: FinishReason::Length, .. });
+        end.watch(&event);
         if written.is_ok() {
             written = show(renderer.render(&event), printer);
         }
@@ -97,10 +107,51 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     // Who closed the pipe has read enough; that goes before any error it led to.
     written?;
     done.map_err(|error| locate(&args.request, error))?;
-    if is_cut_off && args.reply.max_tokens.is_none() {
-        printer.warn("the context is full, the answer was cut off; a larger --ctx holds more");
+    if let Some(told) = end.told(is_held, args.reply.max_tokens) {
+        printer.warn(told);
     }
     Ok(())
+}
+
+/// How an answer ended.
+#[derive(Debug, Default)]
+struct End {
+    has_open_call: bool,
+    is_cut_off: bool,
+}
+
+impl End {
+    fn watch(&mut self, event: &ReplyEvent) {
+        match event {
+            ReplyEvent::Reasoning(_) | ReplyEvent::Text(_) => self.has_open_call = false,
+            ReplyEvent::ToolCallStarted { .. } | ReplyEvent::ToolCallArguments(_) => {
+                self.has_open_call = true;
+            }
+            ReplyEvent::Finished { reason, .. } => {
+                self.is_cut_off = *reason == FinishReason::Length;
+            }
+        }
+    }
+
+    /// What a reader of the answer would not know: that it was cut off without having been asked for, or so
+    /// that a call or a form (`is_held`) is not whole.
+    fn told(&self, is_held: bool, max_tokens: Option<u32>) -> Option<String> {
+        if !self.is_cut_off {
+            return None;
+        }
+        let what = match (self.has_open_call, is_held) {
+            (true, _) => "; its last call is not whole and is left out",
+            (_, true) => "; it may not have the form that was asked for",
+            _ => "",
+        };
+        match max_tokens {
+            Some(_) if what.is_empty() => None,
+            Some(n) => Some(format!("the answer was cut off after {n} tokens (-n){what}")),
+            None => Some(format!(
+                "the context is full, the answer was cut off{what}; a larger --ctx holds more"
+            )),
+        }
+    }
 }
 
 fn show(rendered: Rendered, printer: &Printer) -> std::io::Result<()> {
@@ -113,5 +164,35 @@ fn show(rendered: Rendered, printer: &Printer) -> std::io::Result<()> {
     match rendered.answer.is_empty() || rendered.is_answer_first {
         true => Ok(()),
         false => printer.out(rendered.answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(events: &[ReplyEvent], is_held: bool, max_tokens: Option<u32>, expected: &str) {
+        let mut end = End::default();
+        events.iter().for_each(|event| end.watch(event));
+        let told = end.told(is_held, max_tokens).unwrap_or_default();
+        let fits = if expected.is_empty() { told.is_empty() } else { told.contains(expected) };
+        assert!(fits, "{told:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_told_unless_it_was_asked_for() {
+        let call = ReplyEvent::ToolCallStarted { id: "abcdefgh1".into(), name: "f".into() };
+        let arguments = ReplyEvent::ToolCallArguments("{".into());
+        let text = ReplyEvent::Text("a".into());
+        let end = |reason| ReplyEvent::Finished { reason, malformed: false };
+        let cut = end(FinishReason::Length);
+        check(&[call.clone(), arguments.clone(), cut.clone()], false, Some(9), "last call");
+        check(&[call.clone(), cut.clone()], false, None, "context is full");
+        check(&[text.clone(), cut.clone()], true, Some(9), "after 9 tokens");
+        check(&[text.clone(), cut.clone()], false, Some(9), "");
+        check(&[text.clone(), cut], false, None, "context is full");
+        check(&[call, arguments, end(FinishReason::ToolCalls)], true, Some(9), "");
+        check(&[text, end(FinishReason::Stop)], true, Some(9), "");
     }
 }

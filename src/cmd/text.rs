@@ -1,9 +1,12 @@
 //! Text that a command takes: `-p`, `-f` or stdin.
 
-use std::io::Read;
+use std::io;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use crate::term::files::{read_piped, read_stream};
+
+/// Most bytes of a text: corpora are tokenized too.
+const MAX_TEXT: u64 = 1 << 30;
 
 /// Where the text comes from.
 #[derive(Debug, clap::Args)]
@@ -19,25 +22,26 @@ pub(super) struct TextArgs {
 impl TextArgs {
     /// Reads the text, which must be UTF-8 and is not changed in any way.
     pub(super) fn read(&self) -> anyhow::Result<String> {
-        if let Some(prompt) = &self.prompt {
-            return Ok(prompt.clone());
-        }
-        let (name, bytes) = match &self.file {
-            Some(path) if path.as_os_str() != "-" => {
-                let name = path.display().to_string();
-                let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
-                (name, bytes)
-            }
-            _ => {
-                let mut bytes = Vec::new();
-                std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read stdin")?;
-                ("stdin".to_owned(), bytes)
-            }
-        };
-        String::from_utf8(bytes).map_err(|error| {
+        String::from_utf8(self.read_bytes()?).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
-            let byte = error.as_bytes()[at];
+            let (name, byte) = (self.name(), error.as_bytes()[at]);
             anyhow::anyhow!("{name} is not UTF-8: byte 0x{byte:02x} at offset {at}")
         })
+    }
+
+    /// Reads the text as it is. A file may be a pipe, as a shell's `<(…)` is one.
+    pub(super) fn read_bytes(&self) -> anyhow::Result<Vec<u8>> {
+        match (&self.prompt, &self.file) {
+            (Some(prompt), _) => Ok(prompt.clone().into_bytes()),
+            (None, Some(path)) if path.as_os_str() != "-" => read_piped(path, MAX_TEXT),
+            _ => read_stream(io::stdin().lock(), "stdin", MAX_TEXT),
+        }
+    }
+
+    fn name(&self) -> String {
+        match &self.file {
+            Some(path) if path.as_os_str() != "-" => path.display().to_string(),
+            _ => "stdin".to_owned(),
+        }
     }
 }

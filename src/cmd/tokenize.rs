@@ -5,7 +5,6 @@
 
 mod chat;
 
-use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -16,7 +15,8 @@ use crate::cli::FormatArgs;
 use crate::gguf::Gguf;
 use crate::model;
 use crate::term::Printer;
-use crate::tokenizer::{TokenId, Tokenizer};
+use crate::term::files::{open, read};
+use crate::tokenizer::{MAX_TEKKEN_BYTES, TokenId, Tokenizer};
 
 /// Where the vocabulary and the input come from; shared with `detokenize`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,8 @@ pub struct InputArgs {
 
 /// Flags of `gust tokenize`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("chat_template", |arg| arg.requires("chat")))]
+#[command(mut_arg("chat_version", |arg| arg.requires("chat")))]
 pub struct Args {
     #[command(flatten)]
     input: InputArgs,
@@ -43,7 +45,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "json")]
     count: bool,
     /// Read one chat request per line (OpenAI's or Mistral's JSON), print one JSON array of its
-    /// prompt's ids per line; images are data URLs or paths
+    /// prompt's ids per line; images are data URLs or paths; blank lines are passed over
     #[arg(long, conflicts_with_all = ["json", "lines", "count"])]
     chat: bool,
     #[command(flatten)]
@@ -56,11 +58,12 @@ pub struct Args {
 /// Runs `gust tokenize`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let source = args.input.source()?;
-    let text = args.input.text.read()?;
     if args.chat {
+        let text = args.input.text.read_bytes()?;
         let file = args.input.text.file.as_deref();
         return chat::run(source, &args.format, args.strict, (&text, file), printer);
     }
+    let text = args.input.text.read()?;
     let tokenizer = source.tokenizer()?;
     if args.lines {
         let mut out = String::new();
@@ -144,8 +147,10 @@ impl InputArgs {
         };
         let name = path.display().to_string();
         let mut head = Vec::new();
-        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-        file.take(64).read_to_end(&mut head).with_context(|| format!("cannot read {name}"))?;
+        open(path)?
+            .take(64)
+            .read_to_end(&mut head)
+            .with_context(|| format!("cannot read {name}"))?;
         if head.starts_with(b"GGUF") {
             return Ok(Source::Gguf {
                 gguf: Box::new(Gguf::open(path)?),
@@ -153,7 +158,7 @@ impl InputArgs {
             });
         }
         if head.trim_ascii_start().starts_with(b"{") {
-            let json = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+            let json = read(path, MAX_TEKKEN_BYTES as u64)?;
             return Ok(Source::Tekken { name, json });
         }
         anyhow::bail!("{name} is neither a GGUF file nor a tekken.json")

@@ -1,7 +1,7 @@
 //! Files that a user names: regular, bounded, and what is in them.
 //!
 //! Flags and slash commands read here, so a folder, a pipe, a huge or a binary file gets the same answer
-//! everywhere. What must be a picture is decoded at once: a fault is told before a model is loaded.
+//! everywhere. Only a text that is piped in may come from a pipe or a device, and is bounded too. What must be a picture is decoded at once: a fault is told before a model is loaded.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -51,8 +51,8 @@ pub(super) enum Content {
     Image(Attachment),
 }
 
-/// Reads a regular file of at most `max` bytes.
-fn read(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
+/// Opens a regular file.
+pub fn open(path: &Path) -> anyhow::Result<File> {
     let shown = shown(path);
     // Asked before opening: opening a pipe that nobody writes to would wait for ever.
     let about = fs::metadata(path).with_context(|| format!("cannot open {shown}"))?;
@@ -62,13 +62,31 @@ fn read(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
     if !about.is_file() {
         bail!("{shown} is not a regular file");
     }
+    File::open(path).with_context(|| format!("cannot open {shown}"))
+}
+
+/// Reads a regular file of at most `max` bytes.
+pub fn read(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
+    read_stream(open(path)?, &shown(path), max)
+}
+
+/// Reads at most `max` bytes of a file that may be a pipe, and waits for whoever writes it.
+pub fn read_piped(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
+    let shown = shown(path);
+    if path.is_dir() {
+        bail!("{shown} is a folder");
+    }
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    read_stream(file, &shown, max)
+}
+
+/// Reads a stream of at most `max` bytes to its end; `name` is for messages.
+pub fn read_stream(stream: impl Read, name: &str, max: u64) -> anyhow::Result<Vec<u8>> {
     let mut content = Vec::new();
-    // The length is that of another moment; what counts is what comes.
-    let read = file.take(max + 1).read_to_end(&mut content);
-    read.with_context(|| format!("cannot read {shown}"))?;
+    let read = stream.take(max + 1).read_to_end(&mut content);
+    read.with_context(|| format!("cannot read {name}"))?;
     if content.len() as u64 > max {
-        bail!("{shown} has {}, at most {} are read", bytes(about.len().max(max + 1)), bytes(max));
+        bail!("{name} has more than {}, which is the most that is read", bytes(max));
     }
     Ok(content)
 }
@@ -131,6 +149,27 @@ fn shown(path: &Path) -> String {
     escape_controls(&path.to_string_lossy()).into_owned()
 }
 
+/// The path of a `file://` URL on this machine.
+pub fn url_path(url: &str) -> Option<PathBuf> {
+    let rest = url.strip_prefix("file://")?;
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !path.starts_with('/') {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code = (*first == b'%')
+            .then(|| tail.get(..2))
+            .flatten()
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8(bytes).ok().map(PathBuf::from)
+}
+
 /// The path that a user typed: quotes and backslashes as in a shell, `~/` for the home folder.
 pub(super) fn typed_path(typed: &str) -> PathBuf {
     let typed = typed.trim();
@@ -167,12 +206,44 @@ mod tests {
         fs::write(&path, "\u{feff}0123456").unwrap();
         assert_eq!(read_text(&path, 10).unwrap(), "0123456");
         fs::write(&path, "0123456789a").unwrap();
-        check(&path, "at most 10 B");
+        check(&path, "has more than 10 B");
         check(&path, "a\\x1b.txt");
         fs::write(&path, b"012\xff").unwrap();
         check(&path, "not UTF-8: byte offset 3");
         check(folder.path(), "is a folder");
         check(&folder.path().join("none"), "cannot open");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_and_pipes_are_for_piped_texts_only() {
+        let zero = Path::new("/dev/zero");
+        check(zero, "is not a regular file");
+        assert!(read_piped(zero, 10).unwrap_err().to_string().contains("more than 10 B"));
+        assert_eq!(read_piped(Path::new("/dev/null"), 10).unwrap(), b"");
+        assert!(read_piped(Path::new("/"), 10).unwrap_err().to_string().contains("folder"));
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        if !made.is_ok_and(|status| status.success()) {
+            return;
+        }
+        check(&pipe, "is not a regular file");
+        let end = pipe.clone();
+        let writer = std::thread::spawn(move || fs::write(end, "piped"));
+        assert_eq!(read_piped(&pipe, 10).unwrap(), b"piped");
+        writer.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn urls_of_files_are_paths() {
+        for url in ["file:///a%20b/c.png", "file://localhost/a b/c.png"] {
+            assert_eq!(url_path(url), Some(PathBuf::from("/a b/c.png")), "{url}");
+        }
+        for url in ["file://elsewhere/a.png", "file://a.png", "https:///a.png", "/a.png"] {
+            assert_eq!(url_path(url), None, "{url}");
+        }
+        assert_eq!(url_path("file:///100%/%zz"), Some(PathBuf::from("/100%/%zz")));
     }
 
     #[test]

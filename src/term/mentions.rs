@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{from_home, has_image_name, name};
+use super::files::{from_home, has_image_name, name, url_path};
 
 /// A question without the files that it named.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -130,27 +130,6 @@ impl<'a> Word<'a> {
 
 fn is_image(path: &Path) -> bool {
     has_image_name(path) && path.is_file()
-}
-
-/// The path of a `file://` URL on this machine.
-fn url_path(url: &str) -> Option<PathBuf> {
-    let rest = url.strip_prefix("file://")?;
-    let path = rest.strip_prefix("localhost").unwrap_or(rest);
-    if !path.starts_with('/') {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = (*first == b'%')
-            .then(|| tail.get(..2))
-            .flatten()
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8(bytes).ok().map(PathBuf::from)
 }
 
 #[cfg(test)]

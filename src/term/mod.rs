@@ -10,7 +10,7 @@ mod commands;
 mod conversation;
 mod editor;
 mod escape;
-mod files;
+pub mod files;
 mod history;
 mod interrupt;
 mod mentions;
@@ -24,7 +24,6 @@ pub mod units;
 
 pub use conversation::Conversation;
 pub use editor::{Input, LineEditor};
-pub use files::{Attachment, MAX_IMAGES, read_image, read_text};
 pub use interrupt::Interrupt;
 pub use printer::Printer;
 pub use repl::{ModelInfo, Repl, Screen, Sink, Turn};

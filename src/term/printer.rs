@@ -1,13 +1,15 @@
 //! The only writer to stdout and stderr.
 //!
 //! Results go to stdout, everything else to stderr. Colours and progress bars appear only where a
-//! person watches: on a terminal, and not when `NO_COLOR` or `TERM=dumb` asks for plain text.
+//! person watches: on a terminal, and not when `NO_COLOR` or `TERM=dumb` asks for plain text. Messages quote
+//! files, templates and requests of strangers: control characters in them are shown here, for all callers.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::escape::escape_controls;
 use super::reply::StreamStyle;
 
 /// Knows what stdout and stderr are and writes to them accordingly.
@@ -80,7 +82,7 @@ impl Printer {
 
     /// Writes a line about the run to stderr. A closed stderr is nobody's loss.
     pub fn note(&self, line: impl AsRef<str>) {
-        let _ = writeln!(io::stderr().lock(), "{}", line.as_ref());
+        let _ = writeln!(io::stderr().lock(), "{}", escape_controls(line.as_ref()));
     }
 
     /// Writes to stderr as it stands, for text that comes in pieces.
@@ -99,12 +101,8 @@ impl Printer {
     }
 
     fn labelled(&self, label: &str, color: &str, text: &str) {
-        let mut stderr = io::stderr().lock();
-        let _ = if self.stderr_is_terminal && self.colors {
-            writeln!(stderr, "{color}{label}:\x1b[0m {text}")
-        } else {
-            writeln!(stderr, "{label}: {text}")
-        };
+        let color = (self.stderr_is_terminal && self.colors).then_some(color);
+        let _ = io::stderr().lock().write_all(message(label, color, text).as_bytes());
     }
 
     /// `text` dimmed if stdout shows colours.
@@ -130,5 +128,28 @@ impl Printer {
         bar.set_message(label);
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
+    }
+}
+
+/// A line of which only the label's own colour steers the terminal. Further lines stay lines.
+fn message(label: &str, color: Option<&str>, text: &str) -> String {
+    let text = escape_controls(text);
+    match color {
+        Some(color) => format!("{color}{label}:\x1b[0m {text}\n"),
+        None => format!("{label}: {text}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_steer_no_terminal() {
+        let text = "a\x1b[31m\x07\r\nb\u{202e}";
+        let shown = "a\\x1b[31m\\x07\\r\nb\\u{202e}\n";
+        assert_eq!(message("error", None, text), format!("error: {shown}"));
+        let colored = message("error", Some("\x1b[1m"), text);
+        assert_eq!(colored, format!("\x1b[1merror:\x1b[0m {shown}"));
     }
 }

@@ -1,7 +1,8 @@
 //! Runs a command that a user approved, and gives its output as the result of a tool call.
 //!
 //! The command gets the call's arguments as JSON on stdin and, while they are short, in
-//! `GUST_ARGUMENTS`. Its stderr stays the terminal's. Ctrl-C ends it.
+//! `GUST_ARGUMENTS`. Its stderr stays the terminal's. It is a process group of its own, so that Ctrl-C and
+//! too much output end everything that it has started; what it asks of the terminal it does not get.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -36,6 +37,8 @@ pub(super) fn run(
     if arguments.len() <= MAX_VARIABLE && !arguments.contains('\0') {
         shell.env("GUST_ARGUMENTS", arguments);
     }
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut shell, 0);
     let mut child = shell
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -43,11 +46,20 @@ pub(super) fn run(
         .context("cannot start the shell")?;
     let result = interrupt.during(|| converse(&mut child, arguments, interrupt));
     if result.is_err() {
-        // Both fail only for a command that has ended.
-        let _ = child.kill();
-        let _ = child.wait();
+        stop(&mut child);
     }
     result
+}
+
+/// Ends the command and, on Unix, what it has started. Fails only for those that have ended.
+fn stop(child: &mut Child) {
+    if cfg!(unix) {
+        // The shell's own `kill`: the system call is not to be had from safe code.
+        let group = format!("kill -s KILL -- -{}", child.id());
+        let _ = Command::new("sh").arg("-c").arg(group).stderr(Stdio::null()).status();
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn converse(
@@ -79,8 +91,7 @@ fn converse(
         }
         if output.len() > MAX_OUTPUT {
             output.truncate(MAX_OUTPUT);
-            let _ = child.kill();
-            let _ = child.wait();
+            stop(child);
             return Ok((output, true));
         }
         match receiver.recv_timeout(POLL) {
@@ -92,7 +103,7 @@ fn converse(
                         continue;
                     }
                     if !status.success() {
-                        // Ctrl-C reaches the command as well, and may be told here a little later.
+                        // On Windows Ctrl-C reaches the command as well, and may be told here a little later.
                         thread::sleep(POLL);
                         if interrupt.is_raised() {
                             bail!("stopped");
@@ -138,10 +149,16 @@ mod tests {
         assert_eq!(run("wc -c", &long, &interrupt).unwrap().0.trim_ascii(), b"1048576");
         let flag = interrupt.flag();
         thread::spawn(move || {
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(300));
             flag.store(true, std::sync::atomic::Ordering::Relaxed);
         });
-        let error = run("exec sleep 30", "{}", &interrupt).unwrap_err().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let (begun, left) = (folder.path().join("begun"), folder.path().join("left"));
+        let command =
+            format!("(touch '{}'; sleep 1; touch '{}') & wait", begun.display(), left.display());
+        let error = run(&command, "{}", &interrupt).unwrap_err().to_string();
         assert_eq!(error, "stopped");
+        thread::sleep(Duration::from_millis(1500));
+        assert!(begun.exists() && !left.exists(), "its child lives on");
     }
 }

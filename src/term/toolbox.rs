@@ -3,7 +3,7 @@
 //! A file holds a list of tools as chat requests have them, an object with `tools`, or one tool. A tool may
 //! name a shell command in `x-command`; the model never sees it, and it runs only when the user says so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -13,12 +13,10 @@ use serde_json::value::RawValue;
 
 use super::escape::escape_controls;
 use super::files::read_text;
-use crate::chat::{ChatRequest, Message, Tool, Version, tools_from_json, validate};
+use crate::chat::{Change, ChatRequest, Message, Tool, Version, tools_from_json, validate};
 
 /// Largest file of tools, in bytes.
 const MAX_FILE: u64 = 4 << 20;
-/// Most tools of one conversation, as with the protocol's inventor.
-const MAX_TOOLS: usize = 128;
 
 /// Tools and the commands behind them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,10 +30,12 @@ pub struct Toolbox {
 
 /// A tool's name and command, within its `function` or beside it.
 #[derive(Default, Deserialize)]
+#[serde(expecting = "an object")]
 struct WithCommand {
     name: Option<Value>,
     #[serde(rename = "x-command")]
     command: Option<Value>,
+    #[serde(alias = "custom")]
     function: Option<Box<WithCommand>>,
 }
 
@@ -45,16 +45,17 @@ impl Toolbox {
         Self { tools, ..Self::default() }
     }
 
-    /// Reads a file of tools.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
+    /// Reads a file of tools; also what was altered or left out.
+    pub fn read(path: &Path) -> anyhow::Result<(Self, Vec<Change>)> {
         let json = read_text(path, MAX_FILE)?;
         Self::parse(&json).with_context(|| escape_controls(&path.to_string_lossy()).into_owned())
     }
 
-    fn parse(json: &str) -> anyhow::Result<Self> {
+    fn parse(json: &str) -> anyhow::Result<(Self, Vec<Change>)> {
         let list = list(json)?;
-        let entries: Vec<WithCommand> =
-            serde_json::from_str(&list).context("tools: expected functions")?;
+        // Within an object, so that errors speak of `tools[0]`.
+        let (tools, changes) = tools_from_json(&format!("{{\"tools\":{list}}}"))?;
+        let entries: Vec<WithCommand> = serde_json::from_str(&list).context("tools")?;
         let is_nameless = |entry: &WithCommand| {
             entry.name.is_none() && entry.function.as_ref().is_none_or(|f| f.name.is_none())
         };
@@ -63,11 +64,6 @@ impl Toolbox {
                 "tools[{i}]: expected a function with a name, such as {{\"type\": \"function\", \
                  \"function\": {{\"name\": …, \"parameters\": {{…}}}}}}"
             );
-        }
-        // Within an object, so that errors speak of `tools[0]`.
-        let tools = tools_from_json(&format!("{{\"tools\":{list}}}"))?;
-        if tools.len() > MAX_TOOLS {
-            bail!("{} tools, at most {MAX_TOOLS} are possible", tools.len());
         }
         let messages = vec![Message::user("x")];
         let request = ChatRequest { messages, tools, ..ChatRequest::default() };
@@ -90,7 +86,7 @@ impl Toolbox {
                 Some(_) => bail!("x-command of {name:?}: expected a string"),
             }
         }
-        Ok(Self { tools, commands, trusted: HashSet::new() })
+        Ok((Self { tools, commands, trusted: HashSet::new() }, changes))
     }
 
     /// What the model is told.
@@ -147,11 +143,6 @@ impl Toolbox {
 
 /// The list of tools in any of the three forms, as JSON text.
 fn list(json: &str) -> anyhow::Result<String> {
-    #[derive(Deserialize)]
-    struct Holder<'a> {
-        #[serde(borrow)]
-        tools: Option<&'a RawValue>,
-    }
     let value: &RawValue = serde_json::from_str(json).context("not JSON")?;
     let text = value.get();
     if text.starts_with('[') {
@@ -160,8 +151,8 @@ fn list(json: &str) -> anyhow::Result<String> {
     if !text.starts_with('{') {
         bail!("expected a list of tools, an object with \"tools\", or one tool");
     }
-    let holder: Holder<'_> = serde_json::from_str(text)?;
-    Ok(match holder.tools {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text)?;
+    Ok(match fields.get("tools") {
         Some(tools) if tools.get().starts_with('[') => tools.get().to_owned(),
         Some(_) => bail!("tools: expected a list"),
         None => format!("[{text}]"),
@@ -179,14 +170,15 @@ mod tests {
     fn three_forms_are_the_same() {
         for json in [format!("[{WEATHER}]"), format!("{{\"tools\": [{WEATHER}]}}"), WEATHER.into()]
         {
-            let toolbox = Toolbox::parse(&json).unwrap();
+            let (toolbox, changes) = Toolbox::parse(&json).unwrap();
+            assert_eq!(changes, []);
             assert_eq!(toolbox.names(), "weather");
             assert_eq!(toolbox.command("weather"), Some("cat"));
             assert_eq!(toolbox.list(), "  weather · Weather · runs `cat`");
         }
         let within = r#"[{"function": {"name": "f", "parameters": {}, "x-command": "date"}}]"#;
-        assert_eq!(Toolbox::parse(within).unwrap().command("f"), Some("date"));
-        assert!(Toolbox::parse("[]").unwrap().is_empty());
+        assert_eq!(Toolbox::parse(within).unwrap().0.command("f"), Some("date"));
+        assert!(Toolbox::parse("[]").unwrap().0.is_empty());
     }
 
     #[test]
@@ -200,6 +192,11 @@ mod tests {
             ("[{]", "line 1 column 3"),
             ("3", "expected a list"),
             ("{\"tools\": 3}", "tools: expected a list"),
+            ("{\"tools\": null}", "tools: expected a list"),
+            ("[3]", "tools[0]"),
+            ("[[]]", "tools[0]"),
+            ("{}", "tools[0]"),
+            ("[{\"function\": 3}]", "tools[0].function"),
             ("[{\"type\": \"magic\", \"function\": {\"name\": \"f\"}}]", "tools[0].type"),
             (&format!("[{},{}]", tool("f"), tool("f")), "tools[1]: a second tool"),
             (&format!("[{}]", tool("a b")), "a b"),
@@ -214,6 +211,21 @@ mod tests {
         ] {
             let error = format!("{:#}", Toolbox::parse(json).unwrap_err());
             assert!(error.contains(expected), "{expected}: {error}");
+            assert!(!error.contains("struct"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_left_out_is_told() {
+        let json = format!(
+            r#"[{{"type": "web_search_20250305", "name": "web_search"}}, {WEATHER},
+                {{"type": "custom", "x-command": "cat", "custom": {{"name": "free"}}}}]"#
+        );
+        let (toolbox, changes) = Toolbox::parse(&json).unwrap();
+        assert_eq!(toolbox.names(), "weather, free");
+        assert_eq!(toolbox.command("free"), Some("cat"));
+        let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        assert!(changes[0].starts_with("tools[0]") && changes[0].contains("web_search"));
+        assert!(changes[1].starts_with("tools[2]"), "{changes:?}");
     }
 }

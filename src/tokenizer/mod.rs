@@ -17,7 +17,7 @@ mod utf8;
 mod vocab;
 
 pub use error::TokenizerError;
-pub use tekken::{TekkenImage, TekkenInfo};
+pub use tekken::{MAX_TEKKEN_BYTES, TekkenImage, TekkenInfo};
 pub use utf8::Utf8Stream;
 
 use std::sync::Arc;

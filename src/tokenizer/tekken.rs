@@ -15,7 +15,7 @@ use super::vocab::{TokenKind, VocabBuilder};
 use super::{Tokenizer, TokenizerError};
 
 /// A larger file is not a tokenizer; the largest of the family has 16 MB.
-const MAX_FILE: usize = 256 << 20;
+pub const MAX_TEKKEN_BYTES: usize = 256 << 20;
 /// The family has 1,000; the filler names are made in memory before the file proves anything.
 const MAX_SPECIAL: usize = 1 << 16;
 /// Versions that mistral_common knows.
@@ -123,8 +123,11 @@ struct InfoConfig<'a> {
 impl TekkenInfo {
     /// Reads the bytes of a tekken.json; the vocabulary is not looked at.
     pub fn parse(json: &[u8]) -> Result<Self, TokenizerError> {
-        if json.len() > MAX_FILE {
-            return Err(TokenizerError::FileTooLarge { n_bytes: json.len(), limit: MAX_FILE });
+        if json.len() > MAX_TEKKEN_BYTES {
+            return Err(TokenizerError::FileTooLarge {
+                n_bytes: json.len(),
+                limit: MAX_TEKKEN_BYTES,
+            });
         }
         let InfoFile { config, image } = serde_json::from_slice(json)?;
         Ok(Self { version: config.version.into_owned(), image })
@@ -132,8 +135,8 @@ impl TekkenInfo {
 }
 
 pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, TokenizerError> {
-    if json.len() > MAX_FILE {
-        return Err(TokenizerError::FileTooLarge { n_bytes: json.len(), limit: MAX_FILE });
+    if json.len() > MAX_TEKKEN_BYTES {
+        return Err(TokenizerError::FileTooLarge { n_bytes: json.len(), limit: MAX_TEKKEN_BYTES });
     }
     let file: File = serde_json::from_slice(json)?;
     let n_special = file.config.default_num_special_tokens;

@@ -4,10 +4,8 @@
 //! differs. Tools that a provider runs itself (web search, code interpreters) do not exist here.
 
 use super::{Fields, Node, Reader, RequestError};
-use crate::chat::{Tool, ToolCall, ToolChoice};
+use crate::chat::{MAX_TOOLS, Tool, ToolCall, ToolChoice};
 
-/// Functions of one request.
-const MAX_TOOLS: usize = 1024;
 /// What a tool of free text is called with.
 const FREE_TEXT: &str =
     r#"{"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}"#;

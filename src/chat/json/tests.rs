@@ -309,13 +309,18 @@ fn tool_choices_and_tools() {
     assert_eq!(choice("{\"type\": \"function\", \"name\": \"f\"}").unwrap(), named);
     assert_eq!(choice("{\"type\": \"function\", \"function\": {\"name\": \"f\"}}").unwrap(), named);
     assert!(choice("\"maybe\"").unwrap_err().to_string().starts_with("tool_choice: expected"));
-    let tools = tools_from_json(
+    let (tools, changes) = tools_from_json(
         r#"[{"type": "function", "function": {"name": "f"}}, {"type": "function", "name": "g",
             "parameters": {"x": 1}, "strict": null}, {"name": "h", "input_schema": {}}]"#,
     )
     .unwrap();
     let shown: Vec<_> = tools.iter().map(|t| (t.name.as_str(), t.parameters.as_str())).collect();
     assert_eq!(shown, [("f", "{}"), ("g", "{\"x\": 1}"), ("h", "{}")]);
+    assert_eq!(changes, []);
+    let (tools, changes) = tools_from_json(r#"[{"type": "web_search"}]"#).unwrap();
+    assert!(tools.is_empty() && changes[0].to_string().starts_with("[0]: "), "{changes:?}");
+    let many = vec![r#"{"function": {"name": "f", "parameters": {}}}"#; 129].join(",");
+    check_error(&format!("{{\"messages\": [], \"tools\": [{many}]}}"), "129 tools; at most 128");
     check_error(
         r#"{"messages": [], "tools": [{"function": {"name": "f", "parameters": []}}]}"#,
         "tools[0].function.parameters: the parameters of \"f\"",
@@ -325,7 +330,10 @@ fn tool_choices_and_tools() {
 
 #[test]
 fn errors_name_the_place() {
-    check_error("{", "not a chat request");
+    check_error("{", "not a chat request: EOF while parsing an object at column 1");
+    check_error("\n\n{", "at line 3 column 1");
+    let error: anyhow::Error = read("{").unwrap_err().into();
+    assert_eq!(error.chain().count(), 1);
     check_error("", "not a chat request");
     check_error("[]", "expected an object, found a list");
     check_error("{}", "messages: is missing");

@@ -1,11 +1,10 @@
 //! `gust tokenize --chat`: one chat request a line in, one JSON array of token ids a line out.
 //!
 //! The requests are read and encoded by the code that answers them, so this is also how the encoder
-//! is compared with others. A line without an encoding is `null` and an error; the rest goes on.
+//! is compared with others. A line without an encoding, also one that is not UTF-8, is `null` and an error;
+//! the rest goes on. A blank line holds no request and gives no line.
 //! Pictures may be named by a path here, and only here: whoever runs the command may read the files.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -17,6 +16,7 @@ use crate::chat::{
 use crate::cli::FormatArgs;
 use crate::cmd::{chat_format, mmproj};
 use crate::term::Printer;
+use crate::term::files::{read, url_path};
 use crate::tokenizer::{TekkenInfo, TokenId, Tokenizer};
 use crate::vision::{Image, ImageError, MAX_FILE_BYTES, PatchConfig};
 
@@ -39,15 +39,20 @@ pub(super) fn run(
     source: Source,
     args: &FormatArgs,
     strict: bool,
-    (text, file): (&str, Option<&Path>),
+    (text, file): (&[u8], Option<&Path>),
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let folder = file.and_then(Path::parent).map(Path::to_owned);
     let encoder = Encoder::new(source, args, strict, folder)?;
     let (mut out, mut n_lines, mut n_bad) = (String::new(), 0, 0);
-    for (number, line) in super::lines(text) {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
         n_lines += 1;
-        match encoder.encode(line, number, printer) {
+        match utf8(line).and_then(|line| encoder.encode(line, number, printer)) {
             Ok(ids) => push_json(&mut out, &ids),
             Err(error) => {
                 n_bad += 1;
@@ -80,19 +85,22 @@ impl Encoder {
             Source::Gguf { gguf, path } => {
                 let template = gguf.metadata().str("tokenizer.chat_template")?;
                 let patches = mmproj::patch_config(path.as_deref(), gguf).unwrap_or_default();
-                (chat_format::choose(args, &tokenizer, template)?, patches)
+                let format = match chat_format::of_flags(args)? {
+                    Some(format) => format,
+                    None => chat_format::of_model(&tokenizer, template)?,
+                };
+                (format, patches)
             }
             Source::Tekken { name, json } => {
                 let info = TekkenInfo::parse(json).with_context(|| name.clone())?;
                 let patches = patches(&info);
                 patches.check().with_context(|| format!("{name}: image section"))?;
-                let version = args.chat_version.or(Version::from_name(&info.version));
-                if version.is_none() && args.chat_template.is_none() {
+                let own = Version::from_name(&info.version).map(ChatFormat::Mistral);
+                let Some(format) = chat_format::of_flags(args)?.or(own) else {
                     let names = Version::ALL.map(Version::name).join(", ");
                     bail!("{name}: no chat format {}; choose --chat-version {names}", info.version);
-                }
-                let args = FormatArgs { chat_version: version, ..args.clone() };
-                (chat_format::choose(&args, &tokenizer, None)?, patches)
+                };
+                (format, patches)
             }
         };
         Ok(Self { tokenizer, format, patches, strict, folder })
@@ -129,12 +137,12 @@ impl Encoder {
     }
 
     fn image(&self, url: &str, unread: &mut Option<anyhow::Error>) -> Result<Image, ImageError> {
-        let path = match url.strip_prefix("file://") {
+        let path = match url_path(url) {
             Some(path) => path,
             None if has_scheme(url) => return Image::from_url(url),
-            None => url,
+            None => PathBuf::from(url),
         };
-        match self.read(Path::new(path)) {
+        match self.read(path) {
             Ok(bytes) => Image::decode(bytes),
             Err(error) => {
                 *unread = Some(error);
@@ -143,23 +151,21 @@ impl Encoder {
         }
     }
 
-    fn read(&self, path: &Path) -> anyhow::Result<Vec<u8>> {
-        let below = self.folder.as_ref().map(|folder| folder.join(path));
+    fn read(&self, path: PathBuf) -> anyhow::Result<Vec<u8>> {
+        let below = self.folder.as_ref().map(|folder| folder.join(&path));
         let path = match below {
             Some(below) if !path.is_file() && below.is_file() => below,
-            _ => path.to_owned(),
+            _ => path,
         };
-        let shown = path.display();
-        let file = File::open(&path).with_context(|| format!("cannot open {shown}"))?;
-        if !file.metadata().with_context(|| format!("cannot read {shown}"))?.is_file() {
-            bail!("{shown} is no file; expected a picture");
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE_BYTES as u64 + 1)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("cannot read {shown}"))?;
-        Ok(bytes)
+        read(&path, MAX_FILE_BYTES as u64)
     }
+}
+
+fn utf8(line: &[u8]) -> anyhow::Result<&str> {
+    std::str::from_utf8(line).map_err(|error| {
+        let at = error.valid_up_to();
+        anyhow::anyhow!("not UTF-8: byte 0x{:02x} at column {}", line[at], at + 1)
+    })
 }
 
 /// Whether a URL names its scheme. A single letter is a drive of Windows.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use super::{Repl, Sink, Turn};
-use crate::chat::{ContentChunk, ResponseFormat, Usage};
+use crate::chat::{Change, ContentChunk, ResponseFormat, Usage};
 use crate::term::commands::{self, Command, Format};
 use crate::term::conversation::plain_text;
 use crate::term::files::{Attachment, MAX_IMAGES, name, read_image, read_text};
@@ -20,10 +20,49 @@ where
     G: FnMut(&Turn<'_>, &mut Sink<'_>) -> anyhow::Result<Usage>,
 {
     pub(super) fn obey(&mut self, command: Command) {
-        let conversation = &mut self.conversation;
         let told = match command {
             Command::Help => commands::help().trim_end().to_owned(),
-            Command::ShowSystem => conversation.system.clone().unwrap_or("no system prompt".into()),
+            Command::ShowSystem => {
+                self.conversation.system.clone().unwrap_or("no system prompt".into())
+            }
+            Command::ShowThink => self.thinking(),
+            Command::ShowBudget => self.budget(),
+            Command::ShowImages => self.images(),
+            Command::ShowTools => self.tools(),
+            Command::ShowFormat => self.format(),
+            Command::ShowTemperature => self.temperature(),
+            Command::Stats => self.stats(),
+            Command::AddImage(path) => self.add_image(&path),
+            Command::ClearImages => {
+                self.pending.clear();
+                self.images()
+            }
+            Command::Undo => self.undo(),
+            Command::Drop => match self.conversation.drop_oldest() {
+                Some(question) => format!("dropped: {}", first_line(&plain_text(&question))),
+                None => "there is nothing to drop".to_owned(),
+            },
+            Command::Reset => {
+                self.conversation.reset();
+                self.pending.clear();
+                self.last = None;
+                "the conversation starts anew".to_owned()
+            }
+            Command::Save(path) => match self.conversation.save(&path) {
+                Ok(()) => format!("saved to {}", path.display()),
+                Err(error) => format!("{error:#}"),
+            },
+            Command::Load(path) => self.load(&path),
+            Command::Retry | Command::Quit => return,
+            setting => self.set(setting),
+        };
+        self.screen.note(&told);
+    }
+
+    /// Changes what the next answers are asked for.
+    fn set(&mut self, setting: Command) -> String {
+        let conversation = &mut self.conversation;
+        match setting {
             Command::SetSystem(system) => {
                 conversation.system = system;
                 "from the next question on".to_owned()
@@ -32,7 +71,6 @@ where
                 conversation.effort = effort;
                 self.thinking()
             }
-            Command::ShowThink => self.thinking(),
             Command::ShowReasoning(show) => {
                 self.screen.show_reasoning = show;
                 self.thinking()
@@ -41,25 +79,21 @@ where
                 conversation.reasoning_budget = budget;
                 self.budget()
             }
-            Command::ShowBudget => self.budget(),
-            Command::ShowImages => self.images(),
-            Command::AddImage(path) => self.add_image(&path),
-            Command::ClearImages => {
-                self.pending.clear();
-                self.images()
+            Command::SetTemperature(temperature) => {
+                conversation.temperature = temperature;
+                self.temperature()
             }
             Command::SetTools(None) => {
                 conversation.tools = Toolbox::default();
                 self.tools()
             }
             Command::SetTools(Some(path)) => match Toolbox::read(&path) {
-                Ok(tools) => {
+                Ok((tools, changes)) => {
                     conversation.tools = tools;
-                    self.tools()
+                    with_changes(self.tools(), &changes)
                 }
                 Err(error) => format!("{error:#}; the tools are as they were"),
             },
-            Command::ShowTools => self.tools(),
             Command::SetFormat(format) => match read_format(format) {
                 Ok(format) => {
                     conversation.format = format;
@@ -67,45 +101,28 @@ where
                 }
                 Err(error) => format!("{error:#}"),
             },
-            Command::ShowFormat => self.format(),
-            Command::SetTemperature(temperature) => {
-                conversation.temperature = temperature;
-                self.temperature()
+            other => unreachable!("{other:?} is no setting"),
+        }
+    }
+
+    fn undo(&mut self) -> String {
+        match self.conversation.undo() {
+            Some(question) => {
+                let told = format!("taken back: {}", first_line(&plain_text(&question)));
+                told + &self.give_back(question)
             }
-            Command::ShowTemperature => self.temperature(),
-            Command::Undo => match conversation.undo() {
-                Some(question) => {
-                    let told = format!("taken back: {}", first_line(&plain_text(&question)));
-                    told + &self.give_back(question)
-                }
-                None => "there is nothing to take back".to_owned(),
-            },
-            Command::Drop => match conversation.drop_oldest() {
-                Some(question) => format!("dropped: {}", first_line(&plain_text(&question))),
-                None => "there is nothing to drop".to_owned(),
-            },
-            Command::Reset => {
-                conversation.reset();
-                self.pending.clear();
-                self.last = None;
-                "the conversation starts anew".to_owned()
+            None => "there is nothing to take back".to_owned(),
+        }
+    }
+
+    fn load(&mut self, path: &Path) -> String {
+        match self.conversation.load(path) {
+            Ok(changes) => {
+                let told = format!("{} messages loaded", self.conversation.n_messages());
+                with_changes(told, &changes)
             }
-            Command::Save(path) => match conversation.save(&path) {
-                Ok(()) => format!("saved to {}", path.display()),
-                Err(error) => format!("{error:#}"),
-            },
-            Command::Load(path) => match conversation.load(&path) {
-                Ok(changes) => {
-                    let mut told = format!("{} messages loaded", conversation.n_messages());
-                    changes.iter().for_each(|change| told.push_str(&format!("\n  {change}")));
-                    told
-                }
-                Err(error) => format!("{error:#}; the conversation is as it was"),
-            },
-            Command::Stats => self.stats(),
-            Command::Retry | Command::Quit => return,
-        };
-        self.screen.note(&told);
+            Err(error) => format!("{error:#}; the conversation is as it was"),
+        }
     }
 
     fn temperature(&self) -> String {
@@ -234,6 +251,11 @@ fn read_format(format: Format) -> anyhow::Result<ResponseFormat> {
             ResponseFormat::JsonSchema(schema)
         }
     })
+}
+
+fn with_changes(mut told: String, changes: &[Change]) -> String {
+    changes.iter().for_each(|change| told.push_str(&format!("\n  {change}")));
+    told
 }
 
 fn first_line(text: &str) -> &str {
