@@ -81,18 +81,22 @@ pub(super) fn matcher(
         Language::JsonObject => from_schema(factory, "{\"type\": \"object\"}", Root::Object),
         Language::JsonSchema(text) => from_schema(factory, text, Root::Value),
         Language::Arguments(text) => from_schema(factory, text, Root::Object),
-        Language::Regex(pattern) => {
-            let fault = |problem| ConstraintError::field("", problem);
-            let pattern = translate(pattern, Scope::Whole).map_err(fault)?;
-            start(factory, TopLevelGrammar::from_lark(format!("start: /(?:{pattern})/")))
-                .map_err(fault)
-        }
+        Language::Regex(pattern) => start(factory, TopLevelGrammar::from_lark(regex(pattern)?))
+            .map_err(|problem| ConstraintError::field("", problem)),
         Language::Lark(grammar) => {
             let grammar = lark::checked(grammar)?;
             start(factory, TopLevelGrammar::from_lark(grammar))
                 .map_err(|problem| ConstraintError::field("", problem))
         }
     }
+}
+
+/// An expression as a grammar.
+pub(super) fn regex(pattern: &str) -> Result<String, ConstraintError> {
+    let pattern = translate(pattern, Scope::Whole);
+    pattern
+        .map(|pattern| format!("start: /(?:{pattern})/"))
+        .map_err(|problem| ConstraintError::field("", problem))
 }
 
 fn from_schema(

@@ -312,6 +312,28 @@ fn expressions_and_grammars_hold_whole_texts() {
 }
 
 #[test]
+fn a_check_needs_no_vocabulary() {
+    let text = str::to_owned;
+    for good in [
+        Language::JsonObject,
+        Language::JsonSchema(text("{\"type\": \"string\"}")),
+        Language::Regex(text("^a+$")),
+        Language::Lark(text("start: %json {\"type\": \"string\"}")),
+    ] {
+        check(&good).unwrap();
+    }
+    for (bad, expected) in [
+        (Language::JsonSchema(text("{\"not\": {}}")), "#/not: "),
+        (Language::Arguments(text("{\"type\": \"string\"}")), "#/type: "),
+        (Language::Regex(text("(?=a)")), "looking around"),
+        (Language::Lark(text("start: %json {\"not\": {}}")), "#/not: "),
+    ] {
+        let error = check(&bad).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
 fn arguments_are_objects() {
     let arguments = |schema: &str| Language::Arguments(schema.to_owned());
     assert!(accepts(&arguments("{}"), "{\"a\": 1}"));
@@ -321,7 +343,7 @@ fn arguments_are_objects() {
     assert!(accepts(&arguments(reference), "{\"a\": null}"));
     assert!(!accepts(&arguments(reference), "{\"a\": 1}"));
     assert!(grammars().compile(&arguments("{\"type\": \"string\"}")).is_err());
-    assert!(grammars().check_arguments("{\"type\": [\"object\", \"null\"]}").is_ok());
+    assert!(check(&arguments("{\"type\": [\"object\", \"null\"]}")).is_ok());
     assert!(accepts(&Language::JsonObject, "{\"a\": [{}]}"));
 }
 

@@ -96,6 +96,11 @@ pub(super) fn parse(text: &str) -> Result<Value, ConstraintError> {
         .map_err(|error| ConstraintError::schema("#", format!("not JSON: {error}")))
 }
 
+/// A schema's text, written anew.
+pub(super) fn written(text: &str, root: Root) -> Result<Value, ConstraintError> {
+    normalise(&parse(text)?, "#", root)
+}
+
 /// Writes the part of `document` at `pointer` anew, as a schema of its own.
 pub(super) fn normalise(
     document: &Value,
