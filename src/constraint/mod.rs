@@ -32,8 +32,9 @@ use crate::tokenizer::Tokenizer;
 
 /// Grammars that are kept.
 const MAX_KEPT: usize = 256;
-/// Bytes of their sources, together.
-const MAX_KEPT_BYTES: usize = 4 << 20;
+/// Bytes of their sources, together and each: a grammar can take up a thousand times as much memory.
+const MAX_KEPT_BYTES: usize = 1 << 19;
+const MAX_KEPT_SOURCE: usize = 1 << 16;
 
 /// A set of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -97,7 +98,7 @@ struct Kept {
 
 impl Kept {
     fn insert(&mut self, language: &Language, grammar: &Grammar) {
-        if language.n_bytes() > MAX_KEPT_BYTES
+        if language.n_bytes() > MAX_KEPT_SOURCE
             || self.grammars.insert(language.clone(), grammar.clone()).is_some()
         {
             return;

@@ -2,6 +2,9 @@
 
 use std::sync::OnceLock;
 
+mod numbers;
+mod sizes;
+
 use super::*;
 use crate::tokenizer::Tokenizer;
 
@@ -255,7 +258,7 @@ fn hostile_sizes_are_refused_or_work() {
     let nested = |n: usize| "{\"items\": ".repeat(n) + "{}" + &"}".repeat(n);
     assert!(schema_accepts(&nested(63), "[]"));
     assert!(refusal(&nested(65)).contains("nested deeper than 64"));
-    assert!(refusal(&nested(3000)).contains("recursion"), "{}", refusal(&nested(3000)));
+    assert_eq!(refusal(&nested(3000)), "#: nested deeper than 64");
     let list = |n: usize| (0..n).map(|i| format!("\"value {i}\"")).collect::<Vec<_>>().join(", ");
     assert!(schema_accepts(&format!("{{\"enum\": [{}]}}", list(2000)), "\"value 1999\""));
     assert!(refusal(&format!("{{\"enum\": [{}]}}", list(100_000))).contains("a schema of"));
