@@ -20,6 +20,7 @@ pub mod chat;
 pub mod cli;
 pub mod cmd;
 pub mod constraint;
+mod contain;
 pub mod engine;
 pub mod ggml;
 pub mod gguf;

@@ -4,7 +4,6 @@
 //! computed before anybody relies on it, and its panics caught. Its messages name no place in a schema, so
 //! a schema that fails is searched for the innermost part that fails in the same way.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
@@ -18,6 +17,7 @@ use super::schema::pattern::{Scope, translate};
 use super::schema::{self, Root};
 use super::vocab::Vocabulary;
 use super::{ConstraintError, Language, lark};
+use crate::contain;
 use crate::tokenizer::Tokenizer;
 
 /// Reserved, not used: a schema's definitions may lead thousands of levels down.
@@ -61,10 +61,8 @@ pub(super) fn on_large_stacks<T: Sync, R: Send>(
     work: impl Fn(&T) -> Result<R, ConstraintError> + Sync,
 ) -> Vec<Result<R, ConstraintError>> {
     let fault = |problem: &str| ConstraintError::Run { problem: problem.to_owned() };
-    let guarded = |item: &T| {
-        let done = catch_unwind(AssertUnwindSafe(|| work(item)));
-        done.unwrap_or_else(|_| Err(fault("it panicked")))
-    };
+    let guarded =
+        |item: &T| contain::panics(|| work(item)).unwrap_or_else(|| Err(fault("it panicked")));
     let n_threads = thread::available_parallelism().map_or(1, usize::from);
     let n_threads = n_threads.min(MAX_THREADS).min(items.len().div_ceil(FEW));
     let chunks = items.chunks(items.len().div_ceil(n_threads.max(1)).max(1));

@@ -6,7 +6,6 @@
 //! files before; a panic there is caught and becomes an error of that file.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
@@ -15,6 +14,7 @@ use super::error::ImageError;
 use super::kind::{Kind, check_jpeg};
 use super::rgb::to_rgb;
 use super::{Image, ImageHash};
+use crate::contain;
 
 /// Bytes that the file of a picture may have.
 pub const MAX_FILE_BYTES: usize = 64 << 20;
@@ -40,8 +40,7 @@ impl Image {
         if kind.format == ImageFormat::Jpeg {
             check_jpeg(&file)?;
         }
-        // Nothing outlives a panic but the file's bytes, which no one writes to.
-        let rgb = catch_unwind(AssertUnwindSafe(|| read(kind, &file))).unwrap_or_else(|_| {
+        let rgb = contain::panics(|| read(kind, &file)).unwrap_or_else(|| {
             let problem = "its decoder gave up".to_owned();
             Err(ImageError::Damaged { kind: kind.name, problem })
         })?;
