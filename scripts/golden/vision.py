@@ -270,6 +270,9 @@ def bad_files():
     yield "bad-crc.png", good[:45] + bytes([good[45] ^ 1]) + good[46:], "damaged"
     yield "bad-ihdr-crc.png", good[:30] + bytes([good[30] ^ 1]) + good[31:], "damaged"
     yield "short-idat.png", png(5, 40, 8, 2, png_rows(5, 4, 24, 1)), "PNG"
+    # A palette that is no whole number of colours makes the png crate panic.
+    torn = chunk(b"PLTE", bytes(49)) + chunk(b"tRNS", bytes(9))
+    yield "torn-palette.png", png(13, 7, 1, 3, png_rows(13, 7, 1, 1), torn), "its decoder gave up"
     yield "65535.gif", gif(65535, 65535, [gif_frame(0, 0, 1, 1, [1])]), "65535x65535"
     yield "huge-frame.gif", gif(2, 2, [gif_frame(0, 0, 65535, 65535, [1])]), "GIF"
     yield "no-frame.gif", gif(5, 5, []), "GIF"

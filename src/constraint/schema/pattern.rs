@@ -290,7 +290,13 @@ impl Translator {
                     self.at += 1;
                     match self.class_item()?.ok_or("a bracket is not closed")? {
                         Escape::Char(high) if low <= high => push_range(&mut class, low, high),
-                        Escape::Char(high) => return Err(format!("{low}-{high} runs backwards")),
+                        Escape::Char(high) => {
+                            return Err(format!(
+                                "{}-{} runs backwards",
+                                low.escape_default(),
+                                high.escape_default()
+                            ));
+                        }
                         other => {
                             push_range(&mut class, low, low);
                             push_range(&mut class, '-', '-');
