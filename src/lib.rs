@@ -4,10 +4,11 @@
 //!
 //! ```text
 //! cmd, term            a command line, or a line typed into the REPL
-//!   chat::ChatFormat   messages            -> token ids          (the version's encoder)
+//!   vision             files of pictures   -> pixels, a grid of tokens
+//!   chat::ChatFormat   messages            -> token ids         (v15 and older, or a template)
 //!   engine::Session    full prompt         -> reused prefix + forward passes
-//!   model              one batch of tokens -> logits             (the graph, on ggml)
-//!   engine::Sampler    logits              -> one token id
+//!   model              tokens and pictures -> logits            (the graphs, on ggml)
+//!   engine::Sampler    logits              -> one token id      (that constraint allows)
 //!   chat::ReplyParser  token id            -> ReplyEvent         (reasoning, text, tool calls)
 //!   term               ReplyEvent          -> characters
 //! ```
@@ -19,6 +20,7 @@ pub mod chat;
 pub mod cli;
 pub mod cmd;
 pub mod constraint;
+mod contain;
 pub mod engine;
 pub mod ggml;
 pub mod gguf;

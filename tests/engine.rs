@@ -167,7 +167,10 @@ fn a_full_context_is_an_error_that_changes_nothing() {
     let mut logits = sync(&mut session, &[1, 1000, 1001, 1002, 1003, 1004, 1005]);
     session.step(1006, &mut logits).unwrap();
     let full = session.step(1007, &mut logits);
-    assert!(matches!(full, Err(Error::ContextFull { n_tokens: 9, n_ctx: 8 })), "{full:?}");
+    assert!(
+        matches!(full, Err(Error::ContextFull { n_tokens: 9, n_image_tokens: 0, n_ctx: 8 })),
+        "{full:?}"
+    );
     assert_eq!(session.len(), 8);
     session.rewind(3);
     session.step(1009, &mut logits).unwrap();

@@ -83,8 +83,12 @@ fn patches(seed: u64, grid: Grid, side: usize) -> ImagePatches {
 }
 
 fn open(gguf: Gguf, mmproj: Option<Gguf>) -> Result<Arc<Engine>, Error> {
+    open_with(gguf, mmproj, 4096)
+}
+
+fn open_with(gguf: Gguf, mmproj: Option<Gguf>, n_ctx: u32) -> Result<Arc<Engine>, Error> {
     let options = EngineOptions {
-        n_ctx: Some(4096),
+        n_ctx: Some(n_ctx),
         n_threads: Some(1),
         cache_types: [Some(DType::F32); 2],
         repack: true,
@@ -324,6 +328,47 @@ fn a_model_without_a_tower_refuses_pictures() {
     let mut session = Session::new(&blind);
     let refused = session.sync(&prompt, &mut Vec::new(), &mut |_, _| ControlFlow::Continue(()));
     assert!(matches!(refused, Err(Error::NoVision)));
+}
+
+#[test]
+fn a_picture_that_was_broken_off_is_looked_at_again() {
+    let engine = seeing();
+    let prompt = seeing_prompt(&engine, &[&picture(RED, BLUE)], "Hi");
+    let n_image = prompt.images[0].grid.n_tokens();
+    let (_, _, fresh) = sync(&mut Session::new(&seeing()), &prompt);
+    let mut session = Session::new(&engine);
+    for cancels in [false, true] {
+        let broken = session.sync(&prompt, &mut Vec::new(), &mut |done, _| match done {
+            0 => ControlFlow::Continue(()),
+            _ if cancels => {
+                engine.cancel();
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        });
+        assert!(matches!(broken, Err(Error::Cancelled)), "{broken:?}");
+        assert!(session.is_empty());
+    }
+    let (n_looked_at, _, logits) = sync(&mut session, &prompt);
+    assert_eq!(n_looked_at, n_image);
+    assert!(difference(&logits, &fresh) < TOLERANCE);
+}
+
+#[test]
+fn a_picture_beyond_the_context_is_refused_before_it_is_looked_at() {
+    let engine = open_with(model::builtin(), Some(model::builtin_mmproj()), 64).unwrap();
+    let image = picture(RED, BLUE);
+    let prompt = seeing_prompt(&engine, &[&image; 4], "Hi");
+    let mut session = Session::new(&engine);
+    let refused = session.sync(&prompt, &mut Vec::new(), &mut |_, _| panic!("something was done"));
+    let n_tokens = prompt.tokens.len();
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        format!(
+            "the context is full: {n_tokens} tokens, 80 of them for pictures, 64 fit; raise --ctx or \
+             shorten the prompt"
+        )
+    );
 }
 
 #[test]

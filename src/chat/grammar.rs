@@ -13,7 +13,7 @@ use super::{
     ToolChoice,
 };
 use crate::constraint::{
-    Begun, CallRules, Constraint, ConstraintError, Grammars, Language, ReplyRules, TextRules,
+    self, Begun, CallRules, Constraint, ConstraintError, Grammars, Language, ReplyRules, TextRules,
     ToolRules,
 };
 use crate::tokenizer::Tokenizer;
@@ -133,7 +133,7 @@ fn tools(
         check_parameters(&tool.parameters).map_err(|error| error.at(field(i)))?;
         let mut arguments = Language::Arguments(tool.parameters.clone());
         if !tool.strict
-            && let Err(error) = grammars.check_arguments(&tool.parameters)
+            && let Err(error) = constraint::check(&arguments)
         {
             notes
                 .push(format!("{}; its arguments are held to any JSON object", error.at(field(i))));

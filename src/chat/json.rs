@@ -13,6 +13,7 @@ mod options;
 mod tests;
 mod write;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -26,6 +27,8 @@ pub use self::write::request_to_json;
 
 /// Pictures of one request.
 const MAX_IMAGES: usize = 256;
+/// Pixels of one request's different pictures: 300 MB once they are decoded.
+const MAX_REQUEST_PIXELS: u64 = 100_000_000;
 
 /// Why a text is no conversation.
 #[derive(Debug, Error)]
@@ -124,13 +127,24 @@ pub fn tools_from_json(json: &str) -> Result<(Vec<super::Tool>, Vec<Change>), Re
 struct Reader<'a, 'i> {
     images: &'a mut ImageSource<'i>,
     n_images: usize,
+    /// Pixels that were decoded.
+    n_pixels: u64,
+    /// Pictures by the hashes of their URLs: histories repeat them, and one copy is enough.
+    seen: HashMap<blake3::Hash, Arc<Image>>,
     strict: bool,
     changes: Vec<Change>,
 }
 
 impl<'a, 'i> Reader<'a, 'i> {
     fn new(images: &'a mut ImageSource<'i>, strict: bool) -> Self {
-        Reader { images, n_images: 0, strict, changes: Vec::new() }
+        Reader {
+            images,
+            n_images: 0,
+            n_pixels: 0,
+            seen: HashMap::new(),
+            strict,
+            changes: Vec::new(),
+        }
     }
 
     fn read(mut self, json: &str) -> Result<Reading, RequestError> {
@@ -187,9 +201,30 @@ impl<'a, 'i> Reader<'a, 'i> {
             let problem = format!("the request has more than {MAX_IMAGES} pictures");
             return Err(RequestError::field(place, problem));
         }
-        match (self.images)(url) {
-            Ok(image) => Ok(Arc::new(image)),
-            Err(error) => Err(RequestError::Image { place: place.to_owned(), error }),
+        let name = blake3::hash(url.as_bytes());
+        if let Some(image) = self.seen.get(&name) {
+            return Ok(image.clone());
         }
+        let image = (self.images)(url)
+            .map_err(|error| RequestError::Image { place: place.to_owned(), error })?;
+        let (width, height) = (image.width(), image.height());
+        self.n_pixels += u64::from(width) * u64::from(height);
+        if self.n_pixels > MAX_REQUEST_PIXELS {
+            let problem = format!(
+                "with this picture of {width}x{height} the request has {} megapixels, at most {} are \
+                 allowed: scale the pictures down or send fewer",
+                self.n_pixels.div_ceil(1_000_000),
+                MAX_REQUEST_PIXELS / 1_000_000
+            );
+            return Err(RequestError::field(place, problem));
+        }
+        // The same file may come under several URLs.
+        let equal = self
+            .seen
+            .values()
+            .find(|known| known.hash() == image.hash() && known.file() == image.file());
+        let image = equal.cloned().unwrap_or_else(|| Arc::new(image));
+        self.seen.insert(name, image.clone());
+        Ok(image)
     }
 }

@@ -127,7 +127,7 @@ impl History {
         let old = mem::take(&mut self.messages);
         for (i, Placed { index, message }) in old.into_iter().enumerate() {
             match message {
-                Message::Tool(_) if !orphans.contains(&i) => {}
+                Message::Tool(_) if orphans.binary_search(&i).is_err() => {}
                 Message::Tool(tool) => {
                     self.change(index, "a result without a call becomes a user message");
                     let mut content = vec![ContentChunk::Text("Tool result:\n".to_owned())];

@@ -25,6 +25,7 @@ use self::context::Shapes;
 use self::ledger::Ledger;
 use self::marks::Marks;
 use super::{ChatRequest, ContentChunk};
+use crate::contain;
 use crate::engine::{ImageSpan, Prompt};
 use crate::tokenizer::Tokenizer;
 use crate::vision::{Grid, Image, PatchConfig};
@@ -281,10 +282,11 @@ fn on_own_stack<T: Send>(
     let failed = |problem: String| TemplateError::Render { line: None, problem };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        match thread.spawn_scoped(scope, work) {
-            Ok(thread) => thread
-                .join()
-                .unwrap_or_else(|_| Err(failed("the template engine gave up".to_owned()))),
+        match thread.spawn_scoped(scope, || contain::panics(work)) {
+            Ok(thread) => {
+                let done = thread.join().expect("its panics are contained");
+                done.unwrap_or_else(|| Err(failed("the template engine gave up".to_owned())))
+            }
             Err(error) => Err(failed(format!("cannot start a thread to render on: {error}"))),
         }
     })

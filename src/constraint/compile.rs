@@ -4,13 +4,12 @@
 //! computed before anybody relies on it, and its panics caught. Its messages name no place in a schema, so
 //! a schema that fails is searched for the innermost part that fails in the same way.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
-use llguidance::toktrie::{InferenceCapabilities, TokEnv};
+use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokTrie, TokenId};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
@@ -18,6 +17,7 @@ use super::schema::pattern::{Scope, translate};
 use super::schema::{self, Root};
 use super::vocab::Vocabulary;
 use super::{ConstraintError, Language, lark};
+use crate::contain;
 use crate::tokenizer::Tokenizer;
 
 /// Reserved, not used: a schema's definitions may lead thousands of levels down.
@@ -25,6 +25,13 @@ const STACK_BYTES: usize = 1 << 28;
 /// Threads that compile, and grammars that are not worth another one.
 const MAX_THREADS: usize = 4;
 const FEW: usize = 8;
+/// Rules of a grammar that are followed side by side; an object has four for each optional property.
+const MAX_ITEMS: usize = 40_000;
+/// How far a grammar is tried before a reply is held to it, in tokens.
+const N_PROBES: usize = 6;
+/// What is said of grammars that the engine gives up on, and of those that it can never end.
+const TOO_LARGE: &str = "it allows too many things at once to be followed";
+const CONTROL_TOKEN: &str = "it asks for a control token, which is not for grammars to say";
 /// How often parts of a failing schema are tried.
 const MAX_TRIES: usize = 64;
 
@@ -38,7 +45,13 @@ pub(super) fn factory(tokenizer: &Tokenizer) -> Result<ParserFactory, Constraint
     let mut factory = ParserFactory::new(&env, capabilities, &slices)
         .map_err(|error| fault(first_line(&error.to_string())))?;
     factory.quiet();
-    *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+    *factory.limits_mut() = ParserLimits {
+        verbose_errors: false,
+        max_items_in_row: MAX_ITEMS,
+        step_max_items: 8 * MAX_ITEMS,
+        step_lexer_fuel: 4_000_000,
+        ..ParserLimits::default()
+    };
     Ok(factory)
 }
 
@@ -48,10 +61,8 @@ pub(super) fn on_large_stacks<T: Sync, R: Send>(
     work: impl Fn(&T) -> Result<R, ConstraintError> + Sync,
 ) -> Vec<Result<R, ConstraintError>> {
     let fault = |problem: &str| ConstraintError::Run { problem: problem.to_owned() };
-    let guarded = |item: &T| {
-        let done = catch_unwind(AssertUnwindSafe(|| work(item)));
-        done.unwrap_or_else(|_| Err(fault("it panicked")))
-    };
+    let guarded =
+        |item: &T| contain::panics(|| work(item)).unwrap_or_else(|| Err(fault("it panicked")));
     let n_threads = thread::available_parallelism().map_or(1, usize::from);
     let n_threads = n_threads.min(MAX_THREADS).min(items.len().div_ceil(FEW));
     let chunks = items.chunks(items.len().div_ceil(n_threads.max(1)).max(1));
@@ -81,18 +92,22 @@ pub(super) fn matcher(
         Language::JsonObject => from_schema(factory, "{\"type\": \"object\"}", Root::Object),
         Language::JsonSchema(text) => from_schema(factory, text, Root::Value),
         Language::Arguments(text) => from_schema(factory, text, Root::Object),
-        Language::Regex(pattern) => {
-            let fault = |problem| ConstraintError::field("", problem);
-            let pattern = translate(pattern, Scope::Whole).map_err(fault)?;
-            start(factory, TopLevelGrammar::from_lark(format!("start: /(?:{pattern})/")))
-                .map_err(fault)
-        }
+        Language::Regex(pattern) => start(factory, TopLevelGrammar::from_lark(regex(pattern)?))
+            .map_err(|problem| ConstraintError::field("", problem)),
         Language::Lark(grammar) => {
             let grammar = lark::checked(grammar)?;
             start(factory, TopLevelGrammar::from_lark(grammar))
                 .map_err(|problem| ConstraintError::field("", problem))
         }
     }
+}
+
+/// An expression as a grammar.
+pub(super) fn regex(pattern: &str) -> Result<String, ConstraintError> {
+    let pattern = translate(pattern, Scope::Whole);
+    pattern
+        .map(|pattern| format!("start: /(?:{pattern})/"))
+        .map_err(|problem| ConstraintError::field("", problem))
 }
 
 fn from_schema(
@@ -127,19 +142,52 @@ fn start(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher, S
     let problem = |error: anyhow::Error| explained(&first_line(&error.to_string()));
     let parser = factory.create_parser(grammar).map_err(problem)?;
     let mut matcher = Matcher::new(Ok(parser));
-    let mask = matcher.compute_mask_or_eos().map_err(problem)?;
     let trie = factory.tok_env().tok_trie();
-    let mut n_open = 0;
-    // Control tokens have no bytes; a grammar can name them, but never gets them.
-    mask.iter_set_entries(|id| {
-        let is_text =
-            u32::try_from(id).is_ok_and(|id| !trie.token(id).is_empty() || id == trie.eos_token());
-        n_open += usize::from(is_text);
-    });
-    if n_open == 0 {
-        return Err("it begins with a control token, which is not for grammars to say".to_owned());
+    let openers = ["{", "[", "\""].map(|text| trie.token_id(text.as_bytes()));
+    let open = open_text(trie, &mut matcher).map_err(problem)?;
+    // What is too large often shows only within an object or a string.
+    let middle = open.get(open.len() / 2).copied();
+    for opener in openers.into_iter().flatten().filter(|id| open.contains(id)).chain(middle) {
+        probe(trie, matcher.deep_clone(), opener, openers[2]).map_err(problem)?;
     }
     Ok(matcher)
+}
+
+/// Follows a grammar for a few tokens from `opener` on, and from there into a name or a string.
+fn probe(
+    trie: &TokTrie,
+    mut matcher: Matcher,
+    opener: TokenId,
+    quote: Option<TokenId>,
+) -> anyhow::Result<()> {
+    let mut next = opener;
+    for _ in 0..N_PROBES {
+        matcher.consume_token(next)?;
+        let open = open_text(trie, &mut matcher)?;
+        next = match (open.get(open.len() / 2), quote.filter(|id| open.contains(id))) {
+            (_, Some(quote)) if next == opener => quote,
+            (Some(&id), _) => id,
+            (None, _) => break,
+        };
+    }
+    Ok(())
+}
+
+/// The tokens of text that may come next; none where the text must end.
+fn open_text(trie: &TokTrie, matcher: &mut Matcher) -> anyhow::Result<Vec<TokenId>> {
+    let mut open = Vec::new();
+    if matcher.is_stopped() && !matcher.is_error() {
+        return Ok(open);
+    }
+    // Control tokens have no bytes; a grammar can name them, but never gets them.
+    matcher.compute_mask()?.iter_set_entries(|id| {
+        let id = TokenId::try_from(id).ok();
+        open.extend(id.filter(|&id| !trie.token(id).is_empty() && id != trie.eos_token()));
+    });
+    if open.is_empty() && !matcher.is_accepting()? {
+        return Err(anyhow::anyhow!(CONTROL_TOKEN));
+    }
+    Ok(open)
 }
 
 /// The innermost part of a schema that fails in the same way, and what is said of it.
@@ -174,9 +222,16 @@ pub(super) fn first_line(message: &str) -> String {
 }
 
 fn explained(problem: &str) -> String {
+    // Its own words for these are of regular expressions and of rows.
+    if ["regex is empty", "expressions constructed", "Current row", "fuel", "too many", "limit"]
+        .iter()
+        .any(|words| problem.contains(words))
+    {
+        return TOO_LARGE.to_owned();
+    }
     match problem {
         "NoExtensionBias" => "it allows no text at all".to_owned(),
-        "ParserTooComplex" | "LexerTooComplex" => "it is too large to be followed".to_owned(),
+        "ParserTooComplex" | "LexerTooComplex" => TOO_LARGE.to_owned(),
         _ => match problem.strip_prefix("Unsatisfiable schema: ") {
             Some(reason) => format!("no value obeys this: {reason}"),
             None => problem.trim_end_matches('.').to_owned(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compile::first_line;
 use super::{ConstraintError, Mask};
+use crate::contain;
 use crate::tokenizer::TokenId;
 
 /// A compiled grammar. A clone shares it.
@@ -53,7 +54,7 @@ impl Matcher {
         if self.matcher.is_error() {
             return Err(self.fault());
         }
-        Ok(self.matcher.is_stopped() || self.matcher.is_accepting().map_err(run)?)
+        Ok(self.matcher.is_stopped() || guarded(|| self.matcher.is_accepting())?)
     }
 
     /// Fills `mask` with the tokens of text that may come next; none where only the end may.
@@ -63,7 +64,7 @@ impl Matcher {
             return Err(self.fault());
         }
         if !self.matcher.is_stopped() {
-            mask.fill_from(self.matcher.compute_mask().map_err(run)?.as_slice());
+            mask.fill_from(guarded(|| self.matcher.compute_mask())?.as_slice());
         }
         Ok(())
     }
@@ -74,7 +75,7 @@ impl Matcher {
         if self.matcher.is_stopped() {
             return Ok(0);
         }
-        self.matcher.try_consume_tokens(ids).map_err(run)
+        guarded(|| self.matcher.try_consume_tokens(ids))
     }
 
     fn fault(&self) -> ConstraintError {
@@ -89,6 +90,12 @@ impl fmt::Debug for Matcher {
     }
 }
 
-fn run(error: impl fmt::Display) -> ConstraintError {
-    ConstraintError::Run { problem: first_line(&error.to_string()) }
+/// What `work` gives. llguidance makes its own panics errors, but they would be heard on stderr.
+fn guarded<T, E: fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, ConstraintError> {
+    let problem = match contain::panics(work) {
+        Some(Ok(done)) => return Ok(done),
+        Some(Err(error)) => first_line(&error.to_string()),
+        None => "it panicked".to_owned(),
+    };
+    Err(ConstraintError::Run { problem })
 }

@@ -32,8 +32,9 @@ use crate::tokenizer::Tokenizer;
 
 /// Grammars that are kept.
 const MAX_KEPT: usize = 256;
-/// Bytes of their sources, together.
-const MAX_KEPT_BYTES: usize = 4 << 20;
+/// Bytes of their sources, together and each: a grammar can take up a thousand times as much memory.
+const MAX_KEPT_BYTES: usize = 1 << 19;
+const MAX_KEPT_SOURCE: usize = 1 << 16;
 
 /// A set of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,6 +63,20 @@ impl Language {
     }
 }
 
+/// Whether a language is one that can be held to, as far as its syntax and its keywords tell. It needs no
+/// vocabulary, so that a model need not be loaded for a mistake; compiling may still find more.
+pub fn check(language: &Language) -> Result<(), ConstraintError> {
+    // Schemas may lead as far down here as when they are compiled.
+    let checked = compile::on_large_stacks(&[language], |language| match language {
+        Language::JsonObject => Ok(()),
+        Language::JsonSchema(text) => schema::written(text, schema::Root::Value).map(drop),
+        Language::Arguments(text) => schema::written(text, schema::Root::Object).map(drop),
+        Language::Regex(pattern) => compile::regex(pattern).map(drop),
+        Language::Lark(grammar) => lark::checked(grammar).map(drop),
+    });
+    checked.into_iter().collect()
+}
+
 /// The grammars of one model's vocabulary. A clone shares them all.
 #[derive(Clone)]
 pub struct Grammars(Arc<Shared>);
@@ -83,7 +98,7 @@ struct Kept {
 
 impl Kept {
     fn insert(&mut self, language: &Language, grammar: &Grammar) {
-        if language.n_bytes() > MAX_KEPT_BYTES
+        if language.n_bytes() > MAX_KEPT_SOURCE
             || self.grammars.insert(language.clone(), grammar.clone()).is_some()
         {
             return;
@@ -140,12 +155,6 @@ impl Grammars {
     /// Forgets what was compiled; texts that have begun go on.
     pub fn forget(&self) {
         *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
-    }
-
-    /// Whether a schema is one that can be enforced, as far as its keywords tell; nothing is compiled.
-    pub fn check_arguments(&self, schema: &str) -> Result<(), ConstraintError> {
-        let document = schema::parse(schema)?;
-        schema::normalise(&document, "#", schema::Root::Object).map(drop)
     }
 
     fn tokenizer(&self) -> &Tokenizer {

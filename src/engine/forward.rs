@@ -111,11 +111,13 @@ impl Engine {
             let n = rows[i].tokens.len();
             if !pool.extend(&mut rows[i].session.cells, n) {
                 let n_tokens = rows[i].session.tokens.len() + n;
+                let images = rows[i].session.images.iter();
+                let n_image_tokens = images.map(|mark| mark.grid.n_tokens()).sum();
                 for row in &mut rows[..i] {
                     let n_before = row.session.tokens.len();
                     pool.truncate(&mut row.session.cells, n_before);
                 }
-                return Err(Error::ContextFull { n_tokens, n_ctx: self.n_ctx });
+                return Err(Error::ContextFull { n_tokens, n_image_tokens, n_ctx: self.n_ctx });
             }
         }
         Ok(())

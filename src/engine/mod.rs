@@ -70,9 +70,10 @@ pub enum Error {
     ContextMemory { n_ctx: u64, needed_gib: f64, free_gib: f64 },
     /// A timeline is full.
     #[error(
-        "the context is full: {n_tokens} tokens, {n_ctx} fit; raise --ctx or shorten the prompt"
+        "the context is full: {n_tokens} tokens{}, {n_ctx} fit; raise --ctx or shorten the prompt",
+        of_pictures(*.n_image_tokens)
     )]
-    ContextFull { n_tokens: usize, n_ctx: usize },
+    ContextFull { n_tokens: usize, n_image_tokens: usize, n_ctx: usize },
     /// A token that the model does not have.
     #[error("token id {id} is not below the vocabulary's size {n_vocab}")]
     TokenId { id: u32, n_vocab: usize },
@@ -91,6 +92,13 @@ pub enum Error {
     /// The caller stopped the work.
     #[error("cancelled")]
     Cancelled,
+}
+
+fn of_pictures(n_tokens: usize) -> String {
+    match n_tokens {
+        0 => String::new(),
+        n => format!(", {n} of them for pictures"),
+    }
 }
 
 /// How to open a model. Every field is the caller's choice; there are no hidden defaults.
@@ -163,27 +171,18 @@ impl Engine {
             touch: file_bytes < free,
             n_threads: n_threads as usize,
         };
-        let mut n_text = 0;
-        let weights = Weights::load(&gguf, &hparams, placement, &mut |done, total| {
-            n_text = total;
-            progress(done, total);
-        })?;
-        let load = |tower| {
-            Vision::load(tower, placement, &mut |done, total| {
-                progress(n_text + done, n_text + total);
-            })
-        };
-        let vision = tower.map(load).transpose()?;
+        let (weights, vision) = load(&gguf, &hparams, tower, placement, progress)?;
         let kv = KvCache::new(&hparams, n_ctx as usize, cache_types, device)?;
-        let backend = Backend::new(device, n_threads)?;
-        let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
         let worst = TextShape {
             n_tokens: N_BATCH,
             n_kv: n_ctx as usize,
             n_outputs: 1,
             n_image_rows: if vision.is_some() { N_BATCH } else { 0 },
         };
-        sched.reserve(TextGraph::build(&hparams, &weights, &kv, worst).graph)?;
+        let graph = TextGraph::build(&hparams, &weights, &kv, worst).graph;
+        let n_nodes_max = TextGraph::n_nodes_max(&hparams);
+        let mut sched = Scheduler::new(vec![Backend::new(device, n_threads)?], n_nodes_max);
+        sched.reserve(graph)?;
         let mut cancel = sched.cancel_flags();
         cancel.extend(vision.iter().flat_map(Vision::cancel_flags));
         Ok(Arc::new(Engine {
@@ -264,6 +263,27 @@ impl Engine {
     fn cells(&self) -> MutexGuard<'_, CellPool> {
         self.cells.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// The weights of the language model, and after them those of the tower.
+fn load(
+    gguf: &Arc<Gguf>,
+    hparams: &Hparams,
+    tower: Option<Tower>,
+    placement: Placement,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Weights, Option<Vision>), GgmlError> {
+    let mut n_text = 0;
+    let weights = Weights::load(gguf, hparams, placement, &mut |done, total| {
+        n_text = total;
+        progress(done, total);
+    })?;
+    let load = |tower| {
+        Vision::load(tower, placement, &mut |done, total| {
+            progress(n_text + done, n_text + total);
+        })
+    };
+    Ok((weights, tower.map(load).transpose()?))
 }
 
 /// The types that the user wants, or those that suit the file.

@@ -94,7 +94,8 @@ impl Session {
         let engine = self.engine.clone();
         let n_ctx = engine.n_ctx();
         if tokens.len() > n_ctx {
-            return Err(Error::ContextFull { n_tokens: tokens.len(), n_ctx });
+            let n_image_tokens = prompt.images.iter().map(|span| span.grid.n_tokens()).sum();
+            return Err(Error::ContextFull { n_tokens: tokens.len(), n_image_tokens, n_ctx });
         }
         // The last token runs in any case: its logits are wanted.
         let n_reused = self.n_common(prompt).min(tokens.len() - 1);

@@ -25,7 +25,7 @@ const TOUCH_BYTES: usize = 64 << 20;
 pub struct Linear {
     /// `[n_in, n_out]`
     pub weight: TensorId,
-    /// The same in the CPU's own order, for the few rows of a decode step; see [`Copied::Beside`].
+    /// The same in the CPU's own order, for the few rows of a decode step; see `Copied::Beside`.
     pub packed: Option<TensorId>,
     /// F32 `[1]`; NVFP4 files carry one per matrix.
     pub scale: Option<TensorId>,

@@ -9,9 +9,6 @@ use super::hparams::Hparams;
 use crate::gguf::{Gguf, Metadata};
 use crate::vision::PatchConfig;
 
-/// Most patches along one side of a picture; with more, attention would take hours.
-const MAX_SIDE: u32 = 256;
-
 /// What the gate of the tower's feed-forward network passes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -80,7 +77,7 @@ impl Projector {
             n_ff: keys.int("feed_forward_length", 1, 1 << 20)?,
             n_head: keys.int("attention.head_count", 1, 4096)?,
             n_embd_text: keys.int("projection_dim", 1, 1 << 20)?,
-            image_size: keys.int("image_size", 1, 1 << 14)?,
+            image_size: keys.int("image_size", 1, u32::MAX)?,
             patch_size: keys.int("patch_size", 1, 1024)?,
             merge_size: match keys.0.get("clip.vision.spatial_merge_size") {
                 Some(_) => keys.int("spatial_merge_size", 1, 16)?,
@@ -111,12 +108,6 @@ impl Projector {
             let expected = "heads of a multiple of 4 elements";
             let found = format!("heads of {}", projector.n_embd_head());
             return Err(keys.range("clip.vision.attention.head_count", expected, &found));
-        }
-        if projector.image_size.div_ceil(projector.patch_size) > MAX_SIDE {
-            let a = format!("'clip.vision.image_size' ({})", projector.image_size);
-            let b = format!("'clip.vision.patch_size' ({})", projector.patch_size);
-            let problem = "more than 256 patches along a side";
-            return Err(ModelError::Pair { label: label(), a, b, problem });
         }
         Ok(projector)
     }

@@ -16,7 +16,7 @@ use crate::ggml::{
     DType, Device, GgmlError, Graph, GraphBuilder, InputId, OutputId, Rope, StoreBuilder, Tensor,
     TensorId, TensorStore,
 };
-use crate::vision::{Grid, ImagePatches};
+use crate::vision::{Grid, ImagePatches, MAX_SIDE_PATCHES};
 
 use super::loader::Linear;
 use super::projector::{Activation, Projector};
@@ -101,9 +101,8 @@ pub struct VisionGraph {
 }
 
 impl VisionGraph {
-    /// Operations that the scheduler must have room for: 64 and less for each piece of a picture of at
-    /// most 256 × 256 patches.
-    pub const N_NODES_MAX: usize = 256 + 64 * (256 * 256 / PIECE);
+    /// Operations that the scheduler must have room for: 64 and less for each piece of the largest picture.
+    pub const N_NODES_MAX: usize = 256 + 64 * (MAX_SIDE_PATCHES as usize).pow(2).div_ceil(PIECE);
 
     /// The parts of a tower, in order.
     pub fn stages(projector: &Projector) -> Vec<VisionStage> {

@@ -6,7 +6,6 @@
 //! files before; a panic there is caught and becomes an error of that file.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
@@ -15,6 +14,7 @@ use super::error::ImageError;
 use super::kind::{Kind, check_jpeg};
 use super::rgb::to_rgb;
 use super::{Image, ImageHash};
+use crate::contain;
 
 /// Bytes that the file of a picture may have.
 pub const MAX_FILE_BYTES: usize = 64 << 20;
@@ -40,8 +40,7 @@ impl Image {
         if kind.format == ImageFormat::Jpeg {
             check_jpeg(&file)?;
         }
-        // Nothing outlives a panic but the file's bytes, which no one writes to.
-        let rgb = catch_unwind(AssertUnwindSafe(|| read(kind, &file))).unwrap_or_else(|_| {
+        let rgb = contain::panics(|| read(kind, &file)).unwrap_or_else(|| {
             let problem = "its decoder gave up".to_owned();
             Err(ImageError::Damaged { kind: kind.name, problem })
         })?;
@@ -78,14 +77,28 @@ fn read(kind: Kind, file: &[u8]) -> Result<RgbImage, ImageError> {
     // Broken metadata makes no broken picture.
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let color = decoder.color_type();
-    let mut samples = vec![0; decoder.total_bytes() as usize];
+    let mut samples = reserved(kind.name, decoder.total_bytes() as usize)?;
+    samples.resize(decoder.total_bytes() as usize, 0);
     decoder.read_image(&mut samples).map_err(failed)?;
 
-    let rgb = to_rgb(color, samples, is_opaque(kind, file));
+    let n_rgb = 3 * width as usize * height as usize;
+    let room = if color.channel_count() == 3 { Vec::new() } else { reserved(kind.name, n_rgb)? };
+    let rgb = to_rgb(color, samples, is_opaque(kind, file), room);
     let rgb = RgbImage::from_raw(width, height, rgb).expect("three bytes for every pixel");
+    // A turn takes as much again and could not say that there is none.
+    drop(reserved(kind.name, n_rgb)?);
     let mut picture = DynamicImage::from(rgb);
     picture.apply_orientation(orientation);
     Ok(picture.into_rgb8())
+}
+
+/// An empty buffer with room for `n_bytes`, or the error that there is no memory for it.
+fn reserved(kind: &'static str, n_bytes: usize) -> Result<Vec<u8>, ImageError> {
+    let mut buffer = Vec::new();
+    match buffer.try_reserve_exact(n_bytes) {
+        Ok(()) => Ok(buffer),
+        Err(_) => Err(ImageError::NoMemory { kind, n_bytes }),
+    }
 }
 
 fn check_size(kind: Kind, width: u32, height: u32) -> Result<(), ImageError> {
@@ -105,4 +118,16 @@ fn is_opaque(kind: Kind, file: &[u8]) -> bool {
     const COLOR_TYPE_AT: usize = 25;
     const RGB: u8 = 2;
     kind.format == ImageFormat::Png && file.get(COLOR_TYPE_AT) == Some(&RGB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_allocation_is_an_error() {
+        assert!(reserved("PNG", 3).is_ok_and(|buffer| buffer.capacity() >= 3));
+        let error = reserved("PNG", isize::MAX as usize).unwrap_err();
+        assert!(error.to_string().starts_with("no memory for the PNG: "), "{error}");
+    }
 }

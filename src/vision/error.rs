@@ -73,6 +73,14 @@ pub enum ImageError {
         /// What the file is.
         kind: &'static str,
     },
+    /// Few enough bytes, but the system has not even those.
+    #[error("no memory for the {kind}: {} MiB are not to be had, scale it down", n_bytes >> 20)]
+    NoMemory {
+        /// What the file is.
+        kind: &'static str,
+        /// Bytes that were asked for.
+        n_bytes: usize,
+    },
     /// More passes over the picture than any program writes.
     #[error("the JPEG has more than {max} scans: it is made to waste time; save it anew")]
     Scans {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use decode::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
 pub use error::{ImageError, PatchError};
-pub use preprocess::ImagePatches;
+pub use preprocess::{ImagePatches, MAX_SIDE_PATCHES};
 
 /// The side of a patch and what follows from it: how a model cuts pictures.
 #[derive(Debug, Clone, Copy, PartialEq)]

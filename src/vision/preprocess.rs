@@ -10,6 +10,8 @@ use super::{Grid, Image, PatchConfig};
 
 /// Pixels along the longest side that a model may ask for; a square of them takes 192 MiB.
 const MAX_IMAGE_SIZE: u32 = 4096;
+/// Most patches along one side of a picture; with more, attention would take hours.
+pub const MAX_SIDE_PATCHES: u32 = 256;
 
 /// A picture as a tower takes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +36,16 @@ impl PatchConfig {
         int("image_size", self.image_size, MAX_IMAGE_SIZE)?;
         int("patch_size", self.patch_size, self.image_size)?;
         int("merge_size", self.merge_size, self.image_size / self.patch_size)?;
+        // Pictures are stretched to whole tokens.
+        let n_patches = self.image_size.div_ceil(self.side()) * self.merge_size;
+        if n_patches > MAX_SIDE_PATCHES {
+            let expected = format!("at most {MAX_SIDE_PATCHES} patches along a side");
+            let found = format!(
+                "{}, {n_patches} patches of {} pixels in tokens of {} by {}",
+                self.image_size, self.patch_size, self.merge_size, self.merge_size
+            );
+            return Err(PatchError { field: "image_size", expected, found });
+        }
         let channels = |field, found: [f32; 3], min: f32, max: f32| match found
             .iter()
             .all(|x| (min..=max).contains(x))

@@ -6,23 +6,33 @@
 use image::ColorType;
 
 /// Samples as a decoder wrote them, `color` says of what kind, to three bytes a pixel. `opaque`: what
-/// they say of transparency does not count.
-pub(super) fn to_rgb(color: ColorType, samples: Vec<u8>, opaque: bool) -> Vec<u8> {
+/// they say of transparency does not count. The result is put into `out`, which is empty and has room for
+/// it, unless the samples are it already.
+pub(super) fn to_rgb(
+    color: ColorType,
+    mut samples: Vec<u8>,
+    opaque: bool,
+    mut out: Vec<u8>,
+) -> Vec<u8> {
     let n_channels = usize::from(color.channel_count());
-    let samples = match color.bytes_per_pixel() as usize / n_channels {
-        1 => samples,
-        _ => samples.chunks_exact(2).map(high_byte).collect(),
-    };
+    if color.bytes_per_pixel() as usize / n_channels == 2 {
+        for i in 0..samples.len() / 2 {
+            samples[i] = high_byte(&samples[2 * i..2 * i + 2]);
+        }
+        samples.truncate(samples.len() / 2);
+    }
     let on_white = |x: u8, alpha: u8| if opaque { x } else { on_white(x, alpha) };
     match n_channels {
-        1 => samples.iter().flat_map(|&grey| [grey; 3]).collect(),
-        2 => samples.chunks_exact(2).flat_map(|x| [on_white(x[0], x[1]); 3]).collect(),
-        3 => samples,
+        1 => samples.iter().for_each(|&grey| out.extend_from_slice(&[grey; 3])),
+        2 => {
+            samples.chunks_exact(2).for_each(|x| out.extend_from_slice(&[on_white(x[0], x[1]); 3]))
+        }
+        3 => return samples,
         _ => samples
             .chunks_exact(4)
-            .flat_map(|x| [on_white(x[0], x[3]), on_white(x[1], x[3]), on_white(x[2], x[3])])
-            .collect(),
+            .for_each(|x| out.extend([x[0], x[1], x[2]].map(|c| on_white(c, x[3])))),
     }
+    out
 }
 
 /// The more significant byte of a sample in this machine's order.
@@ -53,11 +63,11 @@ mod tests {
             }
         }
         assert_eq!(
-            to_rgb(ColorType::La8, vec![10, 0, 10, 255], false),
+            to_rgb(ColorType::La8, vec![10, 0, 10, 255], false, Vec::new()),
             [255, 255, 255, 10, 10, 10]
         );
-        assert_eq!(to_rgb(ColorType::Rgba8, vec![1, 2, 3, 0], true), [1, 2, 3]);
+        assert_eq!(to_rgb(ColorType::Rgba8, vec![1, 2, 3, 0], true, Vec::new()), [1, 2, 3]);
         let deep = [0x12ff_u16, 0x00ff, 0xff00].map(u16::to_ne_bytes).concat();
-        assert_eq!(to_rgb(ColorType::Rgb16, deep, false), [0x12, 0, 0xff]);
+        assert_eq!(to_rgb(ColorType::Rgb16, deep, false, Vec::new()), [0x12, 0, 0xff]);
     }
 }

@@ -88,6 +88,9 @@ fn configs_that_make_no_pixels_are_refused() {
     for (field, config) in [
         ("image_size", PatchConfig { image_size: 0, ..good }),
         ("image_size", PatchConfig { image_size: 1 << 14, ..good }),
+        ("image_size", PatchConfig { image_size: 1536, patch_size: 3, ..good }),
+        // 256 patches, and 270 in whole tokens of 15 by 15.
+        ("image_size", PatchConfig { image_size: 3584, merge_size: 15, ..good }),
         ("patch_size", PatchConfig { patch_size: 0, ..good }),
         ("patch_size", PatchConfig { patch_size: u32::MAX, ..good }),
         ("merge_size", PatchConfig { merge_size: 0, ..good }),

@@ -362,3 +362,59 @@ fn errors_name_the_place() {
     let many = format!("{{\"messages\": [{}1]}}", "1,".repeat(1 << 14));
     check_error(&many, "messages: 16385 elements");
 }
+
+/// A black picture as a data URL; `note` only makes the URL another one.
+fn black(width: u32, height: u32, note: &str) -> String {
+    use base64::Engine as _;
+    let mut png = std::io::Cursor::new(Vec::new());
+    let grey = image::GrayImage::new(width, height);
+    grey.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let base64 = base64::engine::general_purpose::STANDARD.encode(png.into_inner());
+    format!("data:image/png{note};base64,{base64}")
+}
+
+fn shown(urls: &[&str]) -> String {
+    let chunk = |url: &&str| format!(r#"{{"type": "image_url", "image_url": {{"url": "{url}"}}}}"#);
+    let chunks: Vec<String> = urls.iter().map(chunk).collect();
+    format!(r#"{{"messages": [{{"role": "user", "content": [{}]}}]}}"#, chunks.join(", "))
+}
+
+#[test]
+fn pictures_of_a_request_share_a_budget() {
+    let [a, small] = [black(3, 2, ""), black(1, 1, "")];
+    let (a, small) = (a.as_str(), small.as_str());
+    let mut n_decoded = 0;
+    let mut read = |urls: &[&str]| {
+        let mut images = |url: &str| {
+            n_decoded += 1;
+            Image::from_url(url)
+        };
+        // As if large ones had come before.
+        let reader = Reader { n_pixels: MAX_REQUEST_PIXELS - 6, ..Reader::new(&mut images, false) };
+        reader.read(&shown(urls))
+    };
+    assert!(read(&[a, a, a]).is_ok());
+    let error = read(&[a, a, small]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "messages[0].content[2].image_url.url: with this picture of 1x1 the request has 101 \
+         megapixels, at most 100 are allowed: scale the pictures down or send fewer"
+    );
+    assert_eq!(n_decoded, 3, "a picture that is shown again costs nothing");
+}
+
+#[test]
+fn equal_pictures_are_one() {
+    let [a, same, other] = [black(3, 2, ""), black(3, 2, ";name=b"), black(2, 3, "")];
+    let request = read(&shown(&[&a, &a, &same, &other])).unwrap().request;
+    let Message::User(content) = &request.messages[0] else { panic!() };
+    let images: Vec<_> = content
+        .iter()
+        .map(|chunk| match chunk {
+            ContentChunk::Image(image) => Arc::as_ptr(image),
+            _ => panic!(),
+        })
+        .collect();
+    assert_eq!(images[1..3], [images[0]; 2]);
+    assert_ne!(images[3], images[0]);
+}

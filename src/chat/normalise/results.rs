@@ -4,7 +4,7 @@
 //! first open call of the last assistant message that has one. A second result of one call is
 //! added to the first. Ids that cannot stand are replaced: the model never sees any.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{CallIds, History, NO_RESULT, Placed};
 use crate::chat::validate::is_call_id;
@@ -24,33 +24,86 @@ struct OpenCall {
     result: Option<usize>,
 }
 
+/// Calls without a result: the index of the message and that of the call among all.
+type Open = BTreeSet<(usize, usize)>;
+
+/// All calls so far. Histories have thousands, so nothing here looks through all of them.
+#[derive(Default)]
+struct Calls {
+    all: Vec<OpenCall>,
+    open: Open,
+    /// Those of each id as it was sent: the open ones, and the last one of all.
+    by_id: HashMap<String, (Open, usize)>,
+}
+
+impl Calls {
+    fn push(&mut self, call: OpenCall) {
+        let (message, at) = (call.message, self.all.len());
+        self.open.insert((message, at));
+        let (open, last) = self.by_id.entry(call.sent_id.clone()).or_default();
+        open.insert((message, at));
+        *last = at;
+        self.all.push(call);
+    }
+
+    /// The call that a result of this id answers.
+    fn find(&self, id: &str) -> Option<usize> {
+        if id.is_empty() || id == "null" {
+            return first_of_last_message(&self.open);
+        }
+        // Equal ids within one message are answered in order, and older messages come last.
+        let (open, last) = self.by_id.get(id)?;
+        Some(first_of_last_message(open).unwrap_or(*last))
+    }
+
+    /// Marks a call as answered.
+    fn close(&mut self, at: usize) {
+        let call = &self.all[at];
+        self.open.remove(&(call.message, at));
+        if let Some((open, _)) = self.by_id.get_mut(&call.sent_id) {
+            open.remove(&(call.message, at));
+        }
+    }
+}
+
+fn first_of_last_message(open: &Open) -> Option<usize> {
+    let &(message, _) = open.last()?;
+    open.range((message, 0)..).next().map(|&(_, at)| at)
+}
+
 /// Gives every call a valid id and takes the results to their calls. The second value are the
-/// positions of results without a call.
+/// positions of results without a call, in order.
 pub(super) fn assign(history: &mut History, ids: CallIds) -> (Results, Vec<usize>) {
     let mut results = Results::default();
     let mut orphans = Vec::new();
-    let mut open: Vec<OpenCall> = Vec::new();
+    let mut calls = Calls::default();
+    // The last message that is no result.
+    let mut last_other = 0;
     for at in 0..history.messages.len() {
         let Placed { index, message } = &mut history.messages[at];
         let index = *index;
+        if !matches!(message, Message::Tool(_)) {
+            last_other = at;
+        }
         match message {
             Message::Assistant(assistant) => {
-                let n_before = open.len();
-                open.extend(take_calls(assistant, at, ids));
-                if open[n_before..].iter().any(|call| call.id != call.sent_id) {
+                let taken = take_calls(assistant, at, ids);
+                if taken.iter().any(|call| call.id != call.sent_id) {
                     history.change(index, "calls get ids of their own");
                 }
+                taken.into_iter().for_each(|call| calls.push(call));
             }
-            Message::Tool(tool) => match find(&open, &tool.tool_call_id) {
+            Message::Tool(tool) => match calls.find(&tool.tool_call_id) {
                 None => orphans.push(at),
                 Some(found) => {
                     let content = std::mem::take(&mut tool.content);
-                    let has_own_id = tool.tool_call_id == open[found].sent_id;
-                    let is_moved = is_moved(history, &open[found], at);
-                    if !has_own_id {
+                    let call = &mut calls.all[found];
+                    if tool.tool_call_id != call.sent_id {
                         history.change(index, "a result without an id answers the first open call");
                     }
-                    results.add(history, &mut open[found], index, content, is_moved);
+                    let is_moved = last_other > call.message;
+                    results.add(history, call, index, content, is_moved);
+                    calls.close(found);
                 }
             },
             Message::System(_) | Message::User(_) => {}
@@ -64,6 +117,8 @@ fn take_calls(assistant: &mut AssistantMessage, message: usize, ids: CallIds) ->
     let sent: HashSet<String> = assistant.tool_calls.iter().map(|call| call.id.clone()).collect();
     let mut used: HashSet<String> = HashSet::new();
     let mut calls = Vec::new();
+    // Everything below it is taken.
+    let mut next = 0;
     for (n, call) in assistant.tool_calls.iter_mut().enumerate() {
         let sent_id = call.id.clone();
         let is_valid = match ids {
@@ -71,37 +126,19 @@ fn take_calls(assistant: &mut AssistantMessage, message: usize, ids: CallIds) ->
             CallIds::Any => !sent_id.is_empty() && sent_id != "null",
         };
         if !is_valid || used.contains(&sent_id) {
-            call.id = (n..)
-                .map(|n| format!("call{n:05}"))
-                .find(|id| !used.contains(id) && !sent.contains(id))
-                .expect("only finitely many ids are used");
+            next = next.max(n);
+            call.id = loop {
+                let id = format!("call{next:05}");
+                next += 1;
+                if !used.contains(&id) && !sent.contains(&id) {
+                    break id;
+                }
+            };
         }
         used.insert(call.id.clone());
         calls.push(OpenCall { message, sent_id, id: call.id.clone(), result: None });
     }
     calls
-}
-
-fn find(open: &[OpenCall], id: &str) -> Option<usize> {
-    if id.is_empty() || id == "null" {
-        let last = open.iter().rfind(|call| call.result.is_none())?.message;
-        return open.iter().position(|call| call.message == last && call.result.is_none());
-    }
-    let of_id = |call: &&OpenCall| call.sent_id == id;
-    // Equal ids within one message are answered in order, and older messages come last.
-    let newest = open.iter().rfind(|call| of_id(call) && call.result.is_none());
-    match newest {
-        Some(newest) => open.iter().position(|call| {
-            call.message == newest.message && call.sent_id == id && call.result.is_none()
-        }),
-        None => open.iter().rposition(|call| call.sent_id == id),
-    }
-}
-
-/// Whether anything but results stands between a call and its result.
-fn is_moved(history: &History, call: &OpenCall, at: usize) -> bool {
-    let between = &history.messages[call.message + 1..at];
-    between.iter().any(|placed| !matches!(placed.message, Message::Tool(_)))
 }
 
 impl Results {

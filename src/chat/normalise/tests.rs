@@ -223,6 +223,59 @@ fn names_are_made_valid_alike() {
     assert!(is_valid(&found));
 }
 
+/// What takes seconds per thousand if every result or id is looked for among all others.
+#[test]
+fn long_histories_take_no_time() {
+    let ids = vec!["abcdefgh1"; 1000];
+    let mut messages = vec![Message::user("a")];
+    messages.extend((0..200).map(|_| called(&ids)));
+    messages.extend((0..40_000).map(|_| result("abcdefgh1", "r")));
+    messages.extend((0..40_000).map(|_| result("unknown01", "r")));
+    // Ids that are made have to find their way around those that were sent.
+    let taken: Vec<String> = (0..40_000).map(|n| format!("call{n:05}")).collect();
+    let ids: Vec<&str> =
+        std::iter::repeat_n("", 40_000).chain(taken.iter().map(|id| &**id)).collect();
+    messages.push(called(&ids));
+    messages.extend((0..40_000).map(|_| result("", "r")));
+    let request = ChatRequest { messages, ..ChatRequest::default() };
+    let (found, _) = normalise(request, Version::V15);
+    assert!(is_valid(&found));
+}
+
+#[test]
+fn results_of_equal_ids_find_the_newest_open_call() {
+    let id = "abcdefgh1";
+    let messages = [
+        Message::user("a"),
+        called(&[id]),
+        called(&[id, id]),
+        result(id, "1"),
+        result("", "2"),
+        result("null", "3"),
+        result(id, "4"),
+    ];
+    let [second, third] = ["abcdefgh1", "call00001"];
+    let changes = [
+        "calls get ids of their own",
+        "a result without an id answers the first open call",
+        "a result without an id answers the first open call",
+        "moves behind",
+        "a second result of one call",
+    ];
+    let expected = [
+        Message::user("a"),
+        called(&[id]),
+        result(id, "3"),
+        called(&[second, third]),
+        result(second, "1"),
+        Message::Tool(ToolMessage {
+            content: ["2", "\n\n", "4"].map(|t| ContentChunk::Text(t.to_owned())).to_vec(),
+            tool_call_id: third.to_owned(),
+        }),
+    ];
+    check(&messages, &expected, &changes);
+}
+
 fn any_text() -> impl Strategy<Value = String> {
     select(vec!["", " ", "a", "Hello\n\nyou", "[INST]", "</s>", "[THINK]", "né 🎉", "{\"a\": 1}"])
         .prop_map(str::to_owned)

@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::template::{Probe, TemplateReport};
 use super::{Args, KV_TYPES, Report, Totals};
+use crate::chat::Version;
 use crate::gguf::{Array, Gguf, Value};
 use crate::model::{self, Hparams, Projector, RopeScaling};
 
@@ -154,7 +155,8 @@ fn template(template: &TemplateReport) -> Json {
     };
     json!({
         "n_bytes": template.n_bytes,
-        "encoder": template.version.name(),
+        "is_used": template.version.is_none(),
+        "encoder": template.version.map(Version::name),
         "error": template.error,
         "probes": template.probes.iter().map(probe).collect::<Vec<_>>(),
     })

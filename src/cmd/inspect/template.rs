@@ -2,7 +2,8 @@
 //!
 //! Files are converted by many hands, and their templates are edited. Ours is used for models of the
 //! family, so a reader should know what the file would have done. A handful of conversations is
-//! written by both. A template that fails is a finding, never a failure of `inspect`.
+//! written by both. Other models are given their template's prompts, and there is nothing to compare.
+//! A template that fails is a finding, never a failure of `inspect`.
 
 use std::sync::Arc;
 
@@ -25,8 +26,8 @@ const PIXEL: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAA
 pub(super) struct TemplateReport {
     /// Length of the template.
     pub(super) n_bytes: usize,
-    /// The version of our encoder, which is used instead.
-    pub(super) version: Version,
+    /// The version of our encoder if it is used instead; `None` where the template itself is used.
+    pub(super) version: Option<Version>,
     /// Why the template cannot be used, if it cannot.
     pub(super) error: Option<String>,
     /// Conversations that were written by both.
@@ -57,18 +58,20 @@ impl TemplateReport {
     }
 
     fn compare(source: &str, tokenizer: &Tokenizer) -> Self {
-        let version = Version::of(tokenizer);
+        let version = match ChatFormat::of(tokenizer, Some(source)) {
+            Ok(ChatFormat::Mistral(version)) => Some(version),
+            Ok(ChatFormat::Template(_)) | Err(_) => None,
+        };
         let mut report =
             TemplateReport { n_bytes: source.len(), version, error: None, probes: Vec::new() };
-        match Template::parse(source) {
-            Err(error) => report.error = Some(error.to_string()),
-            Ok(template) => {
-                let probes = probes().into_iter();
-                report.probes = probes
-                    .filter_map(|(name, request)| {
-                        Probe::run(name, &request, &template, version, tokenizer)
-                    })
-                    .collect();
+        match (Template::parse(source), version) {
+            (Err(error), _) => report.error = Some(error.to_string()),
+            (Ok(_), None) => {}
+            (Ok(template), Some(version)) => {
+                let run = |(name, request): (_, ChatRequest)| {
+                    Probe::run(name, &request, &template, version, tokenizer)
+                };
+                report.probes = probes().into_iter().filter_map(run).collect();
             }
         }
         report
@@ -123,28 +126,34 @@ fn said(text: &str) -> AssistantMessage {
     AssistantMessage { content, ..AssistantMessage::default() }
 }
 
-/// Conversations that show what templates are edited for.
-fn probes() -> Vec<(&'static str, ChatRequest)> {
-    let of = |messages: Vec<Message>| ChatRequest { messages, ..ChatRequest::default() };
-    let (system, hello) = (Message::system("Be brief."), Message::user("Hello"));
-    let tools = vec![Tool {
+fn weather() -> Tool {
+    Tool {
         name: "weather".to_owned(),
         description: "Tells the weather".to_owned(),
         parameters: r#"{"type": "object", "properties": {"city": {"type": "string"}}}"#.to_owned(),
         strict: false,
-    }];
-    let call = AssistantMessage {
-        tool_calls: vec![ToolCall {
-            id: "abcdefgh1".to_owned(),
-            name: "weather".to_owned(),
-            arguments: r#"{"city": "Paris"}"#.to_owned(),
-        }],
-        ..said("I look.")
+    }
+}
+
+/// A call of it and the result.
+fn weather_told() -> Vec<Message> {
+    let call = ToolCall {
+        id: "abcdefgh1".to_owned(),
+        name: "weather".to_owned(),
+        arguments: r#"{"city": "Paris"}"#.to_owned(),
     };
     let result = ToolMessage {
         content: vec![ContentChunk::Text("sunny".to_owned())],
-        tool_call_id: "abcdefgh1".to_owned(),
+        tool_call_id: call.id.clone(),
     };
+    let said = AssistantMessage { tool_calls: vec![call], ..said("I look.") };
+    vec![Message::Assistant(said), Message::Tool(result)]
+}
+
+/// Conversations that show what templates are edited for.
+fn probes() -> Vec<(&'static str, ChatRequest)> {
+    let of = |messages: Vec<Message>| ChatRequest { messages, ..ChatRequest::default() };
+    let (system, hello) = (Message::system("Be brief."), Message::user("Hello"));
     let thinking = ContentChunk::Thinking { thinking: "Easy.".to_owned(), closed: true };
     let mut thought = said("4");
     thought.content.insert(0, thinking);
@@ -160,18 +169,13 @@ fn probes() -> Vec<(&'static str, ChatRequest)> {
         ),
         (
             "tools offered",
-            ChatRequest { tools: tools.clone(), ..of(vec![system.clone(), hello.clone()]) },
+            ChatRequest { tools: vec![weather()], ..of(vec![system.clone(), hello.clone()]) },
         ),
         (
             "a call and its result",
             ChatRequest {
-                tools,
-                ..of(vec![
-                    system.clone(),
-                    Message::user("Weather?"),
-                    Message::Assistant(call),
-                    Message::Tool(result),
-                ])
+                tools: vec![weather()],
+                ..of([vec![system.clone(), Message::user("Weather?")], weather_told()].concat())
             },
         ),
         (

@@ -137,10 +137,19 @@ impl Page<'_> {
     fn template(&mut self, template: &TemplateReport) {
         let note = format!("{} bytes", thousands(template.n_bytes as u64));
         self.heading("Chat template", &note);
-        let version = template.version.name();
-        self.pair("used instead", format!("our own encoder of {version}"));
+        match template.version {
+            Some(version) => {
+                self.pair("used instead", format!("our own encoder of {}", version.name()));
+            }
+            None => {
+                self.pair("used", "yes: the vocabulary has no [INST] and [/INST] of the family")
+            }
+        }
         if let Some(error) = &template.error {
             self.pair("the template fails", escape(error.as_bytes()));
+            return;
+        }
+        if template.probes.is_empty() {
             return;
         }
         let (n_same, n) = (template.n_same(), template.probes.len());

@@ -23,6 +23,8 @@ use super::ConstraintError;
 pub(super) const MAX_DEPTH: usize = 64;
 /// Bytes of a schema.
 pub(super) const MAX_BYTES: usize = 1 << 20;
+/// Bytes of one string that is listed, and of a property's name: each costs the engine near 1 KiB.
+const MAX_LITERAL: usize = 1 << 16;
 /// Schemas and listed values in a schema, in all.
 const MAX_PARTS: usize = 40_000;
 /// Options of one `anyOf`, and properties of one object; the engine's time grows with their square.
@@ -92,8 +94,20 @@ pub(super) fn parse(text: &str) -> Result<Value, ConstraintError> {
         let problem = format!("a schema of {} bytes, at most {MAX_BYTES} are taken", text.len());
         return Err(ConstraintError::schema("#", problem));
     }
-    serde_json::from_str(text)
-        .map_err(|error| ConstraintError::schema("#", format!("not JSON: {error}")))
+    serde_json::from_str(text).map_err(|error| {
+        let problem = error.to_string();
+        // The reader's own limit is twice as high.
+        let problem = match problem.contains("recursion limit") {
+            true => format!("nested deeper than {MAX_DEPTH}"),
+            false => format!("not JSON: {problem}"),
+        };
+        ConstraintError::schema("#", problem)
+    })
+}
+
+/// A schema's text, written anew.
+pub(super) fn written(text: &str, root: Root) -> Result<Value, ConstraintError> {
+    normalise(&parse(text)?, "#", root)
 }
 
 /// Writes the part of `document` at `pointer` anew, as a schema of its own.
@@ -235,6 +249,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.check_min_properties(&out)?;
+        numbers::close_bounds(&mut out);
         numbers::bound_steps(&mut out);
         values::infer_type(&mut out);
         numbers::bound_digits(&mut out);

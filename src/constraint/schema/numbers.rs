@@ -13,6 +13,8 @@ const MAX_NUMBER: f64 = 9_007_199_254_740_992.0;
 const MAX_INTEGER: f64 = 9e18;
 /// Digits after the point.
 const MAX_PLACES: usize = 12;
+/// Digits that a double tells apart.
+const MAX_DIGITS: usize = 15;
 /// Largest common step of all `multipleOf`: the grammar engine counts remainders.
 const MAX_STEPS: u64 = 10_000;
 
@@ -89,6 +91,39 @@ impl Walk<'_> {
             )),
         }
     }
+}
+
+/// The grammar engine lets a bound through that is exclusive and nearer to zero than what it bounds, and
+/// others would round to it. There the next decimal takes its place, as a bound that counts. The far bound is
+/// left: the engine keeps to it, and would want every digit of a 0.999999999999 written out or undercut.
+pub(super) fn close_bounds(out: &mut Map<String, Value>) {
+    let bounds = [("exclusiveMinimum", "minimum", 1.0), ("exclusiveMaximum", "maximum", -1.0)];
+    for (exclusive, inclusive, sign) in bounds {
+        let bound = out.get(exclusive).and_then(Value::as_f64);
+        let Some(bound) = bound.filter(|bound| sign * bound >= 0.0) else { continue };
+        out.remove(exclusive);
+        let inner = next_above(sign * bound);
+        let given = out.get(inclusive).and_then(Value::as_f64);
+        let inner = given.map_or(inner, |given| inner.max(sign * given));
+        out.insert(inclusive.to_owned(), json!(sign * inner));
+    }
+}
+
+/// The least decimal above `x` that has few enough digits to be told from all others.
+fn next_above(x: f64) -> f64 {
+    let digits = x.abs().to_string();
+    let (whole, part) = digits.split_once('.').unwrap_or((&digits, ""));
+    let n_whole = whole.trim_start_matches('0').len();
+    let n_places = MAX_DIGITS.saturating_sub(n_whole).min(MAX_PLACES);
+    // In units of the last place that is ever taken.
+    let size: i128 = format!("{whole}{part:0<MAX_PLACES$}").parse().unwrap_or_default();
+    let units = if x < 0.0 { -size } else { size };
+    let step = (n_places..MAX_PLACES).fold(1, |step: i128, _| step * 10);
+    let next = (units.div_euclid(step) + 1) * step;
+    let one = 10_u128.pow(MAX_PLACES as u32);
+    let (sign, size) = (if next < 0 { "-" } else { "" }, next.unsigned_abs());
+    let text = format!("{sign}{}.{:0MAX_PLACES$}", size / one, size % one);
+    text.parse().ok().filter(|next| *next > x).unwrap_or_else(|| x.next_up())
 }
 
 /// A whole number without bounds is held to what 64 bits hold, since a model in doubt writes digits for

@@ -11,6 +11,7 @@ const OLD_DRAFTS: &[&str] = &["draft-03", "draft-04", "draft-06", "draft-07", "2
 impl<'a> Walk<'a> {
     fn map(&mut self, value: &'a Value) -> Result<&'a Map<String, Value>, Fault> {
         let Value::Object(map) = value else { return self.fault("expected an object") };
+        map.keys().try_for_each(|name| self.check_length(name))?;
         match map.len() > MAX_OPTIONS {
             true => self.fault(format!("{} entries, at most {MAX_OPTIONS} are taken", map.len())),
             false => Ok(map),

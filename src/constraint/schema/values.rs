@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::formats::{self, Format};
 use super::pattern::{Scope, translate};
-use super::{Fault, Walk, lookup};
+use super::{Fault, MAX_LITERAL, Walk, lookup};
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "null", "number", "object", "string"];
 /// Keywords that only speak of one type.
@@ -58,12 +58,24 @@ impl<'a> Walk<'a> {
             }
             Value::Object(map) => {
                 for (key, value) in map {
+                    self.check_length(key)?;
                     self.within(key, |walk| walk.literal(value))?;
                 }
             }
-            Value::Null | Value::Bool(_) | Value::String(_) => {}
+            Value::String(text) => self.check_length(text)?,
+            Value::Null | Value::Bool(_) => {}
         }
         Ok(value.clone())
+    }
+
+    pub(super) fn check_length(&self, text: &str) -> Result<(), Fault> {
+        match text.len() > MAX_LITERAL {
+            true => self.fault(format!(
+                "a string of {} bytes, at most {MAX_LITERAL} are taken",
+                text.len()
+            )),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn pattern(&mut self, value: &Value) -> Result<Value, Fault> {
