@@ -262,6 +262,7 @@ fn what_cannot_be_kept_is_told_before_the_model_is_loaded() {
         (["--regex", "(?=a)"], "looking around"),
         (["--chat-template", &template], "template.jinja: "),
         (["--tools", &tools], "tools.json: tools[0]"),
+        (["--system-file", "no-such-file"], "cannot open no-such-file"),
     ] {
         for command in ["run", "chat"] {
             let all = [command, "-m", "no-such-model.gguf", "-p", "a", args[0], args[1]];

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use serde_json::json;
+
 fn gust(folder: &Path, args: &[&str], lines: &str) -> Output {
     let file = folder.join("requests.jsonl");
     fs::write(&file, lines).unwrap();
@@ -183,4 +185,55 @@ fn flags_that_do_not_fit_are_wrong_usage() {
         };
         assert_eq!(command(args).status.code(), Some(2), "{args:?}");
     }
+}
+
+/// As a coding agent talks to Anthropic's API: nothing of it has to be altered.
+#[test]
+fn a_history_of_anthropics_needs_no_mending() {
+    const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==";
+    let cache = json!({"type": "ephemeral"});
+    let request = json!({
+        "model": "any", "max_tokens": 32000, "stream": true, "metadata": {"user_id": "u"},
+        "thinking": {"type": "enabled", "budget_tokens": 31999},
+        "system": [
+            {"type": "text", "text": "You are an agent.", "cache_control": cache},
+            {"type": "text", "text": "Be concise.", "cache_control": cache},
+        ],
+        "tools": [{"name": "Read", "description": "Reads a file", "cache_control": cache,
+            "input_schema": {"type": "object", "properties": {"path": {"type": "string"}}}}],
+        "messages": [
+            {"role": "user", "content": [
+                {"type": "text", "text": "<system-reminder>\nx\n</system-reminder>"},
+                {"type": "text", "text": "Look at shot.png", "cache_control": cache},
+            ]},
+            {"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "I should read it.", "signature": "EqQBCg=="},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "toolu_01A", "name": "Read", "input": {"path": "shot.png"}},
+                {"type": "tool_use", "id": "toolu_01B", "name": "Read", "input": {"path": "a"}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "toolu_01A", "content": [
+                    {"type": "image", "source":
+                        {"type": "base64", "media_type": "image/png", "data": PNG}},
+                ]},
+                {"type": "tool_result", "tool_use_id": "toolu_01B", "content": "a", "is_error": false,
+                    "cache_control": cache},
+            ]},
+            {"role": "assistant", "content": [{"type": "text", "text": "A pixel."}]},
+            {"role": "user", "content": [{"type": "text", "text": "Thanks"}]},
+        ],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (out, notes, code) = run(folder.path(), &[], &request.to_string());
+    assert_eq!((notes.as_str(), code), ("", Some(0)));
+    let ids: Vec<u32> = serde_json::from_str(&out[0]).unwrap();
+    let tokenizer = gust::tokenizer::Tokenizer::from_gguf(&gust::model::builtin()).unwrap();
+    let n = |name| {
+        let control = tokenizer.control_token(name).unwrap();
+        ids.iter().filter(|&&id| id == control).count()
+    };
+    let names = ["[SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]", "[INST]", "[THINK]", "[TOOL_CALLS]"];
+    assert_eq!(names.map(n), [1, 1, 2, 1, 2]);
+    assert_eq!(["[TOOL_RESULTS]", "[IMG]", "[IMG_END]"].map(n), [2, 1, 1]);
 }

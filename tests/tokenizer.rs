@@ -100,7 +100,7 @@ fn bad_input_is_named() {
         (&["detokenize"], b"1072 -1", "\"-1\" is not a token id"),
         (&["detokenize"], b"[1072, 99999999999]", "token id 99999999999 is beyond"),
         (&["detokenize", "--lines"], b"[1072]\n[x]\n", "line 2"),
-        (&["tokenize", "-f", "/nonexistent"], b"", "cannot read /nonexistent"),
+        (&["tokenize", "-f", "/nonexistent"], b"", "cannot open /nonexistent"),
         (&["tokenize", "-m", "Cargo.toml"], b"", "neither a GGUF file nor a tekken.json"),
     ];
     for (args, input, message) in cases {

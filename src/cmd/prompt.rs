@@ -36,13 +36,32 @@ pub(super) fn read(args: &TextArgs, printer: &Printer) -> anyhow::Result<String>
     Ok(text)
 }
 
-/// The system prompt that the flags ask for; `name` is the model's.
-pub(super) fn system(args: &ReplyArgs, name: &str) -> anyhow::Result<Option<String>> {
-    let Some(file) = &args.system_file else { return Ok(args.system.clone()) };
-    let template = String::from_utf8(read_piped(file, MAX_SYSTEM)?)
-        .with_context(|| format!("{} is not UTF-8", file.display()))?;
-    let template = template.strip_prefix('\u{feff}').unwrap_or(&template);
-    Ok(Some(fill(template, name, Local::now().date_naive())))
+/// The system prompt that the flags ask for, read before the model is known.
+#[derive(Debug)]
+pub(super) enum System {
+    /// As it stands; there may be none.
+    Given(Option<String>),
+    /// A file's, with placeholders.
+    Template(String),
+}
+
+impl System {
+    /// Reads the file, if the flags name one. It may be a pipe.
+    pub(super) fn read(args: &ReplyArgs) -> anyhow::Result<Self> {
+        let Some(file) = &args.system_file else { return Ok(System::Given(args.system.clone())) };
+        let text = String::from_utf8(read_piped(file, MAX_SYSTEM)?)
+            .with_context(|| format!("{} is not UTF-8", file.display()))?;
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+        Ok(System::Template(text))
+    }
+
+    /// The prompt for the model of that name.
+    pub(super) fn fill(self, name: &str) -> Option<String> {
+        match self {
+            System::Given(text) => text,
+            System::Template(text) => Some(fill(&text, name, Local::now().date_naive())),
+        }
+    }
 }
 
 /// Fills `{name}`, `{today}` and `{yesterday}`; other braces stay. One pass, so that what is

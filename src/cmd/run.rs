@@ -12,6 +12,7 @@ use crate::chat::{
 };
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::cmd::generator::{Generator, Settings, sampling_params};
+use crate::cmd::prompt::System;
 use crate::cmd::request::{RequestArgs, announce, locate, tool_choice};
 use crate::cmd::text::TextArgs;
 use crate::cmd::{chat_format, prompt};
@@ -54,6 +55,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let response_format = args.request.format()?;
     args.request.check(&tools, &choice, &response_format)?;
     let format = chat_format::of_flags(&args.reply.format)?;
+    let system = System::read(&args.reply)?;
     let mut generator = Generator::open(&args.model, format, printer)?;
     announce(&images, generator.info().patches.as_ref(), printer)?;
     let effort = args.reply.effort();
@@ -88,7 +90,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let done = if args.raw {
         generator.complete(&text, &settings, &mut sink)
     } else {
-        let system = prompt::system(&args.reply, &generator.info().name)?;
+        let system = system.fill(&generator.info().name);
         let images = images.into_iter().map(|attached| ContentChunk::Image(attached.image));
         let question = images.chain([ContentChunk::Text(text)]).collect();
         let request = ChatRequest {

@@ -83,7 +83,7 @@ fn projectors_with_wrong_tensors() {
         ("more", &|w| w.add_tensor("v.blk.1.ln1.weight", &[8]), "unexpected tensor"),
         ("heads", &|w| w.set("clip.vision.attention.head_count", u32(4)), "a multiple of 4"),
         ("gate", &|w| w.remove("clip.use_silu"), "key 'clip.use_silu'"),
-        ("side", &|w| w.set("clip.vision.image_size", u32(4096)), "more than 256 patches"),
+        ("side", &|w| w.set("clip.vision.image_size", u32(4096)), "at most 256 patches"),
     ];
     for (case, change, message) in cases {
         write(change);

@@ -96,7 +96,13 @@ fn pay_ahead(ledger: &Ledger, name: &str, value: &Value, args: &[Value]) -> Resu
             ledger.make(n_lines.saturating_mul(width.max(text(args.first()))))
         }
         "split" | "splitlines" | "list" | "sort" | "unique" | "map" | "select" | "reject"
-        | "reverse" | "batch" | "min" | "max" => ledger.make(own.saturating_mul(ELEMENT)),
+        | "reverse" | "min" | "max" => ledger.make(own.saturating_mul(ELEMENT)),
+        "batch" => {
+            // Each element in a list of its own at worst, and the last list filled up.
+            let len = value.len().unwrap_or(0).max(own as usize) as u64;
+            let filled = args.first().and_then(Value::as_usize).unwrap_or(0) as u64;
+            ledger.make(len.saturating_mul(4).saturating_add(filled).saturating_mul(ELEMENT))
+        }
         "upper" | "lower" | "title" | "capitalize" | "escape" | "e" => ledger.make(own * 6),
         "format" => Err(refusal("format is not available in chat templates")),
         _ => Ok(()),
@@ -104,9 +110,10 @@ fn pay_ahead(ledger: &Ledger, name: &str, value: &Value, args: &[Value]) -> Resu
 }
 
 fn add_filters(env: &mut Environment<'static>, ledger: &Arc<Ledger>) {
-    let all: [(&'static str, Value); 40] = [
+    let all: [(&'static str, Value); 41] = [
         ("abs", Value::from_function(filters::abs)),
         ("attr", Value::from_function(filters::attr)),
+        ("batch", Value::from_function(filters::batch)),
         ("bool", Value::from_function(filters::bool)),
         ("capitalize", Value::from_function(filters::capitalize)),
         ("count", Value::from_function(filters::length)),

@@ -63,6 +63,12 @@ fn is_read_otherwise(request: &Json) -> bool {
 }
 
 #[test]
+fn lists_go_in_batches() {
+    let found = render("{{ [1, 2, 3] | batch(2, 0) }}{{ [1, 2, 3] | batch(2) }}", &user("a"));
+    assert_eq!(found.as_deref(), Ok("[[1, 2], [3, 0]][[1, 2], [3]]"));
+}
+
+#[test]
 fn fixtures_render_as_jinja_did() {
     let Some(folder) = std::env::var_os("GUST_FIXTURES").map(PathBuf::from) else { return };
     let template = folder.join("templates/mc_1.13.1_v15_image_think_literal.jinja");
@@ -225,6 +231,8 @@ fn bombs_are_errors() {
         set("(ns.x ~ '\\n') | indent(100000000)"),
         doubling("{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"),
         doubling("{% macro m() %}{{ ns.x }}{{ ns.x }}{% endmacro %}{% set ns.x = m() %}"),
+        "{% for i in range(9999) %}{% set x = range(9999) | batch(1) %}{% endfor %}".to_owned(),
+        "{{ [1] | batch(1000000000, 'x') }}".to_owned(),
         "{{ range(1000000000) }}".to_owned(),
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}".to_owned(),
         format!("{{% for i in range(100000) %}}{}{{% endfor %}}", "0123456789".repeat(1000)),
