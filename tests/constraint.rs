@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gust::chat::{
-    ChatRequest, FinishReason, Message, ReasoningEffort, ReplyEvent, ReplyParser, ResponseFormat,
-    Tool, ToolChoice, constraint,
+    ChatFormat, ChatRequest, FinishReason, Message, ReasoningEffort, ReplyEvent, ReplyParser,
+    ResponseFormat, Tool, ToolChoice, Version, constraint,
 };
 use gust::constraint::{Allowed, ConstraintError, Grammars, Language};
 use gust::engine::{End, Engine, Generation, Prompt, Sampler, SamplingParams, Session};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::model::{golden_file, open};
 
+const FORMAT: ChatFormat = ChatFormat::Mistral(Version::V15);
 /// More than any reply of a bounded kind takes.
 const MAX_TOKENS: usize = 1500;
 
@@ -66,7 +67,7 @@ fn reply(engine: &Arc<Engine>, grammars: &Grammars, request: &ChatRequest, seed:
     let tokenizer = engine.tokenizer();
     let temperature = [0.7, 1.0, 5.0][seed as usize % 3];
     let params = SamplingParams { temperature, top_p: 1.0, seed: Some(seed), ..Default::default() };
-    let constraint = constraint(request, grammars, tokenizer, Some(12)).unwrap().unwrap();
+    let constraint = constraint(request, &FORMAT, grammars, tokenizer, Some(12)).unwrap().unwrap();
     let n_vocab = engine.hparams().n_vocab as usize;
     let sampler = Sampler::new(params, n_vocab).unwrap().with_constraint(constraint);
     let mut session = Session::new(engine);
@@ -212,7 +213,7 @@ fn walk(
     n_steps: usize,
 ) -> Result<(Vec<u8>, bool), ConstraintError> {
     let request = request(format, 1);
-    let mut constraint = constraint(&request, grammars, tokenizer, None)?.unwrap();
+    let mut constraint = constraint(&request, &FORMAT, grammars, tokenizer, None)?.unwrap();
     let mut random = Random(seed);
     let mut ids = Vec::new();
     while !constraint.is_ended() && ids.len() < n_steps {
@@ -353,7 +354,8 @@ fn a_schema_that_outgrows_its_engine_is_an_error_of_the_generation() {
     let ambiguous = "start: s\ns: s s s | s s | \"a\" | ";
     let Ok(_) = grammars.compile(&Language::Lark(ambiguous.to_owned())) else { return };
     let request = request(ResponseFormat::Lark(ambiguous.to_owned()), 1);
-    let constraint = constraint(&request, &grammars, engine.tokenizer(), None).unwrap().unwrap();
+    let constraint =
+        constraint(&request, &FORMAT, &grammars, engine.tokenizer(), None).unwrap().unwrap();
     let sampler =
         Sampler::new(SamplingParams::default(), engine.hparams().n_vocab as usize).unwrap();
     let mut session = Session::new(&engine);

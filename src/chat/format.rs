@@ -53,6 +53,14 @@ impl ChatFormat {
         }
     }
 
+    /// The version whose replies are to be expected.
+    pub(super) fn version(&self, tokenizer: &Tokenizer) -> Version {
+        match self {
+            ChatFormat::Mistral(version) => *version,
+            ChatFormat::Template(_) => Version::of(tokenizer),
+        }
+    }
+
     /// The conversation as this format can hold it, and what was altered. Templates have rules of
     /// their own and say so themselves.
     pub fn normalise(&self, request: ChatRequest) -> (ChatRequest, Vec<Change>) {

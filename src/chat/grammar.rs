@@ -9,12 +9,12 @@ use std::collections::HashSet;
 
 use super::validate::is_function_name;
 use super::{
-    ChatRequest, ContentChunk, MAX_TOOLS, Message, ReasoningEffort, ResponseFormat, Tool,
-    ToolChoice,
+    ChatFormat, ChatRequest, ContentChunk, MAX_TOOLS, ReasoningEffort, ResponseFormat, Tool,
+    ToolChoice, Version, merge, version,
 };
 use crate::constraint::{
-    self, Begun, CallRules, Constraint, ConstraintError, Grammars, Language, ReplyRules, TextRules,
-    ToolRules,
+    self, Begun, CallRules, CallStyle, Constraint, ConstraintError, Grammars, Language, ReplyRules,
+    TextRules, ToolRules,
 };
 use crate::tokenizer::Tokenizer;
 
@@ -22,23 +22,24 @@ use crate::tokenizer::Tokenizer;
 /// number of tokens after which reasoning is closed.
 pub fn constraint(
     request: &ChatRequest,
+    format: &ChatFormat,
     grammars: &Grammars,
     tokenizer: &Tokenizer,
     reasoning_budget: Option<u32>,
 ) -> Result<Option<Constraint>, ConstraintError> {
     check_tools(&request.tools)?;
     let mut notes = Vec::new();
-    let calls = calls(request, grammars, &mut notes)?;
+    let version = format.version(tokenizer);
+    let style = style(version, tokenizer);
+    let calls = calls(request, style, grammars, &mut notes)?;
+    let is_free = calls.is_none() && request.tools.is_empty()
+        || calls.as_ref().is_some_and(|calls| calls.style == CallStyle::Free);
     let may_reason = request.reasoning_effort == ReasoningEffort::High
         && tokenizer.control_token("[THINK]").is_some();
-    let begun = begun(request);
+    let begun = begun(request, version);
     let reasons = may_reason || begun == Begun::Reasoning;
     let format = language(&request.response_format);
-    if calls.is_none()
-        && request.tools.is_empty()
-        && format.is_none()
-        && !(reasons && reasoning_budget.is_some())
-    {
+    if is_free && format.is_none() && !(reasons && reasoning_budget.is_some()) {
         return Ok(None);
     }
     // A format that cannot be kept is an error even where there will be no text.
@@ -94,15 +95,42 @@ fn check_tools(tools: &[Tool]) -> Result<(), ConstraintError> {
     Ok(())
 }
 
+/// How calls are held; `None` where the model has no way to call.
+fn style(version: Version, tokenizer: &Tokenizer) -> Option<CallStyle> {
+    let has = |name| tokenizer.control_token(name).is_some();
+    if !has("[TOOL_CALLS]") {
+        return None;
+    }
+    Some(match version.rules().calls {
+        version::CallStyle::WithId if has("[ARGS]") => CallStyle::WithId,
+        version::CallStyle::Plain if has("[ARGS]") => CallStyle::Plain,
+        // A list says which function it calls only after it has begun, so it cannot be held to any.
+        _ => CallStyle::Free,
+    })
+}
+
 fn calls(
     request: &ChatRequest,
+    style: Option<CallStyle>,
     grammars: &Grammars,
     notes: &mut Vec<String>,
 ) -> Result<Option<CallRules>, ConstraintError> {
     let tools = tools(&request.tools, grammars, notes)?;
     let has_tools = !tools.is_empty();
     let fault = |problem: String| Err(ConstraintError::field("tool_choice", problem));
-    let rules = |tools, is_required, is_single| Some(CallRules { tools, is_required, is_single });
+    let must_call = matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+    let style = match style {
+        Some(CallStyle::Free) | None if must_call && has_tools => {
+            return fault(
+                "this model's way of calling functions cannot be held to anything; use auto"
+                    .to_owned(),
+            );
+        }
+        None if !must_call => return Ok(None),
+        style => style.unwrap_or(CallStyle::Free),
+    };
+    let rules =
+        |tools, is_required, is_single| Some(CallRules { style, tools, is_required, is_single });
     Ok(match &request.tool_choice {
         ToolChoice::Auto if has_tools => rules(tools, false, false),
         ToolChoice::Auto | ToolChoice::None => None,
@@ -154,13 +182,18 @@ fn check_parameters(parameters: &str) -> Result<(), ConstraintError> {
     match serde_json::from_str::<serde_json::Value>(parameters) {
         Ok(serde_json::Value::Object(_)) => Ok(()),
         Ok(_) => fault("expected a JSON schema, which is an object".to_owned()),
+        Err(error) if error.to_string().contains("recursion limit") => {
+            fault("nested deeper than 64".to_owned())
+        }
         Err(error) => fault(format!("not JSON: {error}")),
     }
 }
 
 /// What the prompt has of the reply, where its last message is to be continued.
-fn begun(request: &ChatRequest) -> Begun {
-    let Some(Message::Assistant(last)) = request.messages.last() else { return Begun::Nothing };
+fn begun(request: &ChatRequest, version: Version) -> Begun {
+    let Some(last) = merge::last_assistant(&request.messages, version) else {
+        return Begun::Nothing;
+    };
     if !last.prefix {
         return Begun::Nothing;
     }

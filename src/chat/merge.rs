@@ -42,6 +42,14 @@ pub(super) fn merge(messages: &[Message], version: Version) -> Vec<Message> {
     merged
 }
 
+/// The assistant's messages that end a conversation, as the one that is encoded.
+pub(super) fn last_assistant(messages: &[Message], version: Version) -> Option<AssistantMessage> {
+    let is_other = |message: &Message| !matches!(message, Message::Assistant(_));
+    let start = messages.iter().rposition(is_other).map_or(0, |place| place + 1);
+    let group = &messages[start..];
+    (!group.is_empty()).then(|| merge_assistant(group, version.rules().chunk_separator))
+}
+
 fn content(message: &Message) -> &[ContentChunk] {
     match message {
         Message::System(content) | Message::User(content) => content,

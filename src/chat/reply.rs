@@ -13,7 +13,7 @@ use std::mem;
 
 use super::call_list::{self, WrittenCall};
 use super::validate::{is_call_id, is_function_name};
-use super::{ChatRequest, ContentChunk, Message, StopMatcher, python_json};
+use super::{ChatRequest, ContentChunk, StopMatcher, Version, merge, python_json};
 use crate::tokenizer::{TokenId, Tokenizer, Utf8Stream};
 
 /// A piece of a reply. Texts are never empty and never end within a character.
@@ -134,7 +134,8 @@ impl<'a> ReplyParser<'a> {
 
     /// Starts within the reasoning if the request ends with a thought to be continued.
     pub fn continuing(mut self, request: &ChatRequest) -> Self {
-        if let Some(Message::Assistant(last)) = request.messages.last() {
+        // Versions join texts in ways of their own, but never a thought.
+        if let Some(last) = merge::last_assistant(&request.messages, Version::V15) {
             let open =
                 matches!(last.content.last(), Some(ContentChunk::Thinking { closed: false, .. }));
             if last.prefix && open && last.tool_calls.is_empty() {

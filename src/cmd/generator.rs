@@ -127,12 +127,9 @@ impl Generator {
         let patches = self.info.patches.unwrap_or_default();
         let prompt = format.encode(request, tokenizer, &patches)?;
         let budget = settings.reasoning_budget;
-        let constraint = chat::constraint(request, &self.grammars, tokenizer, budget)?;
+        let constraint = chat::constraint(request, &format, &self.grammars, tokenizer, budget)?;
         let notes = constraint.as_ref().map(Constraint::notes).unwrap_or_default();
-        if self.told != notes {
-            notes.iter().for_each(|note| settings.printer.warn(note));
-            self.told = notes.to_vec();
-        }
+        tell(&mut self.told, notes, settings);
         let parser = ReplyParser::new(tokenizer).continuing(request);
         self.generate(&prompt, constraint, parser, settings, sink)
     }
@@ -190,6 +187,8 @@ impl Generator {
             parser,
             sink,
         )?;
+        let constraint = generation.sampler().constraint();
+        tell(&mut self.told, constraint.map(Constraint::notes).unwrap_or_default(), settings);
         let prefill = first.unwrap_or_default();
         let decode = start.elapsed().saturating_sub(prefill);
         Ok(Usage { n_prompt: prompt.tokens.len(), n_reused, n_generated, prefill, decode })
@@ -222,6 +221,16 @@ impl Generator {
             bar.finish_and_clear();
         }
         synced
+    }
+}
+
+/// Tells what was not told before.
+fn tell(told: &mut Vec<String>, notes: &[String], settings: &Settings<'_>) {
+    for note in notes {
+        if !told.contains(note) {
+            settings.printer.warn(note);
+            told.push(note.clone());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::value::RawValue;
 
-use crate::chat::{self, ChatRequest, Message, ResponseFormat, ToolChoice};
+use crate::chat::{self, ChatFormat, ChatRequest, Message, ResponseFormat, ToolChoice, Version};
 use crate::constraint::{ConstraintError, Grammars};
 use crate::model;
 use crate::term::files::{Attachment, MAX_IMAGES, read_image, read_text};
@@ -93,7 +93,8 @@ impl RequestArgs {
             return Ok(());
         }
         let tokenizer = Tokenizer::from_gguf(&model::builtin())?;
-        chat::constraint(&request, &Grammars::new(&tokenizer), &tokenizer, None)
+        let chat_format = ChatFormat::Mistral(Version::of(&tokenizer));
+        chat::constraint(&request, &chat_format, &Grammars::new(&tokenizer), &tokenizer, None)
             .map_err(|error| locate(self, error.into()))?;
         Ok(())
     }

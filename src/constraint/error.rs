@@ -63,6 +63,16 @@ impl ConstraintError {
         ConstraintError::Field { place: place.into(), problem: problem.into() }
     }
 
+    /// Says what was being followed when the grammar became too much.
+    pub(super) fn of(self, what: &str) -> Self {
+        match self {
+            ConstraintError::Run { problem } => {
+                ConstraintError::Run { problem: format!("{what}: {problem}") }
+            }
+            other => other,
+        }
+    }
+
     /// Names the field that the fault is in.
     pub fn at(mut self, field: impl Into<String>) -> Self {
         if let ConstraintError::Schema { place, .. } | ConstraintError::Field { place, .. } =

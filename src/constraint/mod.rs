@@ -26,7 +26,7 @@ pub use error::ConstraintError;
 pub use mask::{Allowed, Mask};
 pub use matcher::Grammar;
 pub use reply::Constraint;
-pub use rules::{Begun, CallRules, ReplyRules, TextRules, ToolRules};
+pub use rules::{Begun, CallRules, CallStyle, ReplyRules, TextRules, ToolRules};
 
 use crate::tokenizer::Tokenizer;
 

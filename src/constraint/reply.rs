@@ -6,9 +6,15 @@
 
 use super::budget::Thought;
 use super::matcher::Matcher;
-use super::rules::{Begun, CallRules, ReplyRules, TextRules};
+use super::rules::{Begun, CallRules, CallStyle, ReplyRules, TextRules};
 use super::{Allowed, ConstraintError, Grammars, Language, Mask};
 use crate::tokenizer::{TokenId, Tokenizer};
+
+/// Letters and digits of a call's id.
+const ID_LENGTH: usize = 9;
+
+/// How errors call it.
+const FORMAT: &str = "the response format";
 
 /// Holds one reply to its rules.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ struct Control {
     end_think: Option<TokenId>,
     tool_calls: Option<TokenId>,
     args: Option<TokenId>,
+    /// Where calls have ids.
+    call_id: Option<TokenId>,
     eos: TokenId,
     all: Vec<TokenId>,
 }
@@ -45,11 +53,24 @@ enum Phase {
     },
     /// After `[TOOL_CALLS]`: the name so far.
     Name(Vec<TokenId>),
+    /// After `[CALL_ID]`: the place of the tool, and the length of the id so far.
+    Id(usize, usize),
     /// After `[ARGS]`.
-    Arguments(Box<Matcher>),
+    Arguments(Box<Arguments>),
+    /// After `[TOOL_CALLS]` where calls are free.
+    Calls,
     /// After a call.
     Called,
     Ended,
+}
+
+#[derive(Debug)]
+struct Arguments {
+    matcher: Matcher,
+    /// The place of the tool.
+    tool: usize,
+    /// What was written; `None` where there is nothing left to fall back to.
+    ids: Option<Vec<TokenId>>,
 }
 
 /// Control tokens that are open at some point.
@@ -66,12 +87,18 @@ impl Control {
         };
         let reasoning = rules.may_reason || rules.begun == Begun::Reasoning;
         let reasoning = reasoning.then_some("reasoning");
-        let calls = rules.calls.as_ref().map(|_| "calling tools");
+        let style = rules.calls.as_ref().map(|calls| calls.style);
+        let calls = style.map(|_| "calling tools");
+        let held = style.filter(|style| *style != CallStyle::Free).and(calls);
         Ok(Self {
             think: find("[THINK]", reasoning)?,
             end_think: find("[/THINK]", reasoning)?,
             tool_calls: find("[TOOL_CALLS]", calls)?,
-            args: find("[ARGS]", calls)?,
+            args: find("[ARGS]", held)?,
+            call_id: match style {
+                Some(CallStyle::WithId) => find("[CALL_ID]", None)?,
+                _ => None,
+            },
             eos: tokenizer.eos(),
             all: tokenizer.control_tokens().collect(),
         })
@@ -100,6 +127,7 @@ impl Constraint {
             Begun::Reasoning => constraint.reasoning(),
             Begun::Reasoned => constraint.text(false),
             Begun::Text(text) => constraint.text_after(text)?,
+            Begun::Calls if constraint.is_free() => Phase::Calls,
             Begun::Calls => Phase::Called,
         };
         Ok(constraint)
@@ -114,6 +142,10 @@ impl Constraint {
     /// Whether the reply is complete.
     pub fn is_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
+    }
+
+    fn is_free(&self) -> bool {
+        self.rules.calls.as_ref().is_some_and(|calls| calls.style == CallStyle::Free)
     }
 
     fn reasoning(&self) -> Phase {
@@ -146,6 +178,7 @@ impl Constraint {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
+        self.fall_back_if_stuck()?;
         let control = &self.control;
         let may_call_again = self.rules.calls.as_ref().is_some_and(|calls| !calls.is_single);
         let call_again = control.tool_calls.filter(|_| may_call_again);
@@ -170,7 +203,7 @@ impl Constraint {
                         [think, call, None]
                     }
                     Some(matcher) => {
-                        matcher.fill(mask)?;
+                        matcher.fill(mask).map_err(|error| error.of(FORMAT))?;
                         let eos = (matcher.can_end()? && !must_call).then_some(control.eos);
                         [think, call.filter(|_| matcher.is_untouched()), eos]
                     }
@@ -178,16 +211,39 @@ impl Constraint {
             }
             Phase::Name(so_far) => {
                 mask.clear();
+                let mut is_whole = false;
                 for name in self.names.iter().filter_map(|name| name.strip_prefix(&so_far[..])) {
-                    if let Some(id) = name.first().copied().or(control.args) {
+                    match name.first() {
+                        Some(&id) => mask.allow(id),
+                        None => is_whole = true,
+                    }
+                }
+                [control.args, control.call_id, None].map(|id| id.filter(|_| is_whole))
+            }
+            Phase::Id(_, ID_LENGTH..) => {
+                return Ok(match control.args {
+                    Some(args) => Allowed::One(args),
+                    None => Allowed::One(control.eos),
+                });
+            }
+            Phase::Id(_, length) => {
+                mask.clear();
+                let tokenizer = self.grammars.tokenizer();
+                for id in 0..TokenId::try_from(tokenizer.n_vocab()).unwrap_or(TokenId::MAX) {
+                    let text = tokenizer.token_bytes(id);
+                    let fits = (1..=ID_LENGTH - *length).contains(&text.len());
+                    if fits && text.iter().all(u8::is_ascii_alphanumeric) {
                         mask.allow(id);
                     }
                 }
-                [control.args.filter(|id| mask.contains(*id)), None, None]
+                [None; 3]
             }
-            Phase::Arguments(matcher) => {
-                matcher.fill(mask)?;
-                let can_end = matcher.can_end()?;
+            Phase::Calls => {
+                let eos = Some(control.eos);
+                return Ok(all_but(control, &mut self.forbidden, [call_again, eos, None]));
+            }
+            Phase::Arguments(arguments) => {
+                let can_end = arguments.matcher.can_end()?;
                 [call_again.filter(|_| can_end), can_end.then_some(control.eos), None]
             }
             Phase::Called => {
@@ -231,11 +287,12 @@ impl Constraint {
             Phase::Text { may_reason: true, .. } if is(self.control.think) => {
                 self.phase = self.reasoning();
             }
-            Phase::Text { .. } | Phase::Arguments(_) | Phase::Called
+            Phase::Text { .. } | Phase::Arguments(_) | Phase::Called | Phase::Calls
                 if is(self.control.tool_calls) =>
             {
-                self.phase = Phase::Name(Vec::new());
+                self.phase = if self.is_free() { Phase::Calls } else { Phase::Name(Vec::new()) };
             }
+            Phase::Calls => {}
             Phase::Text { matcher, may_reason } => {
                 *may_reason = false;
                 if let Some(matcher) = matcher {
@@ -243,14 +300,28 @@ impl Constraint {
                 }
             }
             Phase::Name(so_far) => {
+                let called = self.names.iter().position(|name| name == so_far);
                 if is(self.control.args) {
-                    let called = self.names.iter().position(|name| name == so_far);
                     self.phase = self.arguments(called)?;
+                } else if is(self.control.call_id) {
+                    self.phase = Phase::Id(called.ok_or_else(|| misfit(id))?, 0);
                 } else {
                     so_far.push(id);
                 }
             }
-            Phase::Arguments(matcher) => take(matcher, id)?,
+            Phase::Id(called, _) if is(self.control.args) => {
+                let called = *called;
+                self.phase = self.arguments(Some(called))?;
+            }
+            Phase::Id(_, length) => *length += self.grammars.tokenizer().token_bytes(id).len(),
+            Phase::Arguments(arguments) => {
+                let taken = take(&mut arguments.matcher, id);
+                arguments.ids.iter_mut().for_each(|ids| ids.push(id));
+                // Where only the schema is at fault, there is something to fall back to.
+                if arguments.ids.is_none() || arguments.matcher.can_end().is_ok() {
+                    taken?;
+                }
+            }
             Phase::Called | Phase::Ended => return Err(misfit(id)),
         }
         Ok(())
@@ -258,21 +329,52 @@ impl Constraint {
 
     fn arguments(&mut self, called: Option<usize>) -> Result<Phase, ConstraintError> {
         let tools = self.rules.calls.as_ref().map(|calls: &CallRules| &calls.tools);
-        let Some(tool) = called.and_then(|called| tools?.get(called)) else {
+        let tool = called.and_then(|called| Some((called, tools?.get(called)?)));
+        let Some((called, tool)) = tool else {
             let problem = "a function that does not exist was called".to_owned();
             return Err(ConstraintError::Run { problem });
         };
+        let mut ids = tool.falls_back.then(Vec::new);
         let grammar = match self.grammars.compile(&tool.arguments) {
             Err(error) if tool.falls_back => {
-                let note =
-                    format!("arguments of {} are held to any JSON object: {error}", tool.name);
-                self.rules.notes.push(note);
+                self.rules.notes.push(fallen_back(&tool.name, &error));
+                ids = None;
                 self.grammars.compile(&Language::JsonObject)?
             }
-            compiled => compiled?,
+            compiled => compiled.map_err(|error| error.of(&arguments_of(&tool.name)))?,
         };
-        Ok(Phase::Arguments(Box::new(grammar.start())))
+        Ok(Phase::Arguments(Box::new(Arguments { matcher: grammar.start(), tool: called, ids })))
     }
+
+    /// Arguments whose schema cannot be followed any further become any object, where that will do.
+    fn fall_back_if_stuck(&mut self) -> Result<(), ConstraintError> {
+        let Phase::Arguments(arguments) = &mut self.phase else { return Ok(()) };
+        let Err(error) = arguments.matcher.fill(&mut self.mask) else { return Ok(()) };
+        let tools = self.rules.calls.iter().flat_map(|calls| &calls.tools);
+        let name = tools.skip(arguments.tool).map(|tool| tool.name.as_str()).next().unwrap_or("");
+        let error = match arguments.ids.take() {
+            Some(ids) => {
+                let mut matcher = self.grammars.compile(&Language::JsonObject)?.start();
+                if matcher.take(&ids)? == ids.len() {
+                    let note = fallen_back(name, &error);
+                    self.rules.notes.push(note);
+                    arguments.matcher = matcher;
+                    return Ok(());
+                }
+                error
+            }
+            None => error,
+        };
+        Err(self.broken.insert(error.of(&arguments_of(name))).clone())
+    }
+}
+
+fn arguments_of(name: &str) -> String {
+    format!("the arguments of {name}")
+}
+
+fn fallen_back(name: &str, error: &ConstraintError) -> String {
+    format!("{} are held to any JSON object: {error}", arguments_of(name))
 }
 
 fn all_but<'a>(control: &Control, forbidden: &'a mut Vec<TokenId>, open: Open) -> Allowed<'a> {

@@ -2,7 +2,7 @@
 
 use super::{Grammar, Language};
 
-/// The shape of a reply: `([THINK]…[/THINK])? text? ([TOOL_CALLS]name[ARGS]{…})* </s>`.
+/// The shape of a reply: `([THINK]…[/THINK])? text? calls* </s>`; how calls are written says [`CallStyle`].
 #[derive(Debug, Clone)]
 pub struct ReplyRules {
     /// Whether reasoning may be opened.
@@ -30,9 +30,22 @@ pub enum TextRules {
     Held(Grammar),
 }
 
+/// How calls are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallStyle {
+    /// `[TOOL_CALLS]name[ARGS]{…}`
+    Plain,
+    /// `[TOOL_CALLS]name[CALL_ID]id[ARGS]{…}`, where the id is nine letters and digits and may be left out.
+    WithId,
+    /// `[TOOL_CALLS]` and what the model makes of it: nothing is held to anything.
+    Free,
+}
+
 /// Which functions may be called.
 #[derive(Debug, Clone)]
 pub struct CallRules {
+    /// How calls are written.
+    pub style: CallStyle,
     /// The functions, each under a name of its own.
     pub tools: Vec<ToolRules>,
     /// Whether there must be a call.

@@ -40,6 +40,11 @@ impl<'a> Generation<'a> {
         self.ended
     }
 
+    /// What the tokens are chosen by.
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
     fn step(&mut self) -> Result<Option<TokenId>, Error> {
         if self.ended.is_none() && self.n_left == 0 {
             self.ended = Some(End::MaxTokens);

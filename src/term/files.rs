@@ -59,7 +59,8 @@ pub fn open(path: &Path) -> anyhow::Result<File> {
     if about.is_dir() {
         bail!("{shown} is a folder");
     }
-    if !about.is_file() {
+    // A pipe that the shell has opened, as in `--tools <(jq …)`, has its writer.
+    if !about.is_file() && !path.starts_with("/dev/fd") && path != Path::new("/dev/stdin") {
         bail!("{shown} is not a regular file");
     }
     File::open(path).with_context(|| format!("cannot open {shown}"))

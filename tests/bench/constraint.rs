@@ -7,10 +7,14 @@
 
 use std::time::Instant;
 
-use gust::chat::{self, ChatRequest, Message, ResponseFormat, Tool, ToolChoice};
+use gust::chat::{
+    self, ChatFormat, ChatRequest, Message, ResponseFormat, Tool, ToolChoice, Version,
+};
 use gust::constraint::{Allowed, Grammars, Language, Mask};
 use gust::tokenizer::{TokenId, Tokenizer};
 use serde_json::{Value, json};
+
+const FORMAT: ChatFormat = ChatFormat::Mistral(Version::V15);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -105,7 +109,7 @@ fn ms(since: Instant) -> f64 {
 
 fn bench(name: &str, request: &ChatRequest, grammars: &Grammars, tokenizer: &Tokenizer) {
     let constraint = || {
-        let made = chat::constraint(request, grammars, tokenizer, None);
+        let made = chat::constraint(request, &FORMAT, grammars, tokenizer, None);
         made.expect("the request is good").expect("something is held")
     };
     let mut compile = f64::INFINITY;

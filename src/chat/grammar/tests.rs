@@ -1,13 +1,17 @@
 //! Replies token by token: what is open, what is closed, and what random models make of it.
 
+mod versions;
+
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::super::{AssistantMessage, ReplyEvent, ReplyParser, ToolCall};
+use super::super::{AssistantMessage, Message, ReplyEvent, ReplyParser, ToolCall};
 use super::*;
 use crate::engine::{Sampler, SamplingParams};
 use crate::tokenizer::TokenId;
+
+const FORMAT: ChatFormat = ChatFormat::Mistral(Version::V15);
 
 static TOKENIZER: LazyLock<Tokenizer> =
     LazyLock::new(|| Tokenizer::from_gguf(&crate::model::builtin()).unwrap());
@@ -32,7 +36,9 @@ fn request(tool_choice: ToolChoice) -> ChatRequest {
 }
 
 fn constrain(request: &ChatRequest, budget: Option<u32>) -> Constraint {
-    constraint(request, &GRAMMARS, &TOKENIZER, budget).unwrap().expect("there is something to hold")
+    constraint(request, &FORMAT, &GRAMMARS, &TOKENIZER, budget)
+        .unwrap()
+        .expect("there is something to hold")
 }
 
 fn control(name: &str) -> TokenId {
@@ -41,7 +47,7 @@ fn control(name: &str) -> TokenId {
 
 /// Ids of a reply in which control tokens are spelt out.
 fn ids(reply: &str) -> Vec<TokenId> {
-    let names = ["[THINK]", "[/THINK]", "[TOOL_CALLS]", "[ARGS]", "</s>"];
+    let names = ["[THINK]", "[/THINK]", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "</s>"];
     let mut ids = Vec::new();
     let mut rest = reply;
     while !rest.is_empty() {
@@ -190,7 +196,7 @@ fn a_reply_that_has_begun_is_continued() {
     let called = prefixed(vec![], vec![call], ToolChoice::Required, schema());
     check(&called, &["</s>", &format!("{CALL}</s>")], &["Hi", "[THINK]", "{"]);
     let other = prefixed(vec![text("Hello")], vec![], ToolChoice::Auto, schema());
-    let error = constraint(&other, &GRAMMARS, &TOKENIZER, None).unwrap_err();
+    let error = constraint(&other, &FORMAT, &GRAMMARS, &TOKENIZER, None).unwrap_err();
     assert_eq!(
         error.to_string(),
         "messages: the text to be continued does not have the format that is asked for"
@@ -204,7 +210,7 @@ fn a_budget_closes_the_reasoning() {
         reasoning_effort: ReasoningEffort::High,
         ..ChatRequest::default()
     };
-    assert!(constraint(&request, &GRAMMARS, &TOKENIZER, None).unwrap().is_none());
+    assert!(constraint(&request, &FORMAT, &GRAMMARS, &TOKENIZER, None).unwrap().is_none());
     let mut constraint = constrain(&request, Some(8));
     constraint.accept(control("[THINK]"));
     let word = TOKENIZER.encode(" a")[0];
@@ -220,7 +226,9 @@ fn a_budget_closes_the_reasoning() {
     assert!(constraint.allowed().unwrap().contains(TOKENIZER.eos()));
     assert!(!constrain(&request, Some(0)).allowed().unwrap().contains(control("[THINK]")));
     request.reasoning_effort = ReasoningEffort::None;
-    assert!(super::constraint(&request, &GRAMMARS, &TOKENIZER, Some(8)).unwrap().is_none());
+    assert!(
+        super::constraint(&request, &FORMAT, &GRAMMARS, &TOKENIZER, Some(8)).unwrap().is_none()
+    );
 }
 
 #[test]
@@ -229,7 +237,7 @@ fn faults_name_their_field() {
     let message = |change: Change| {
         let mut request = request(ToolChoice::Auto);
         change(&mut request);
-        constraint(&request, &GRAMMARS, &TOKENIZER, None).unwrap_err().to_string()
+        constraint(&request, &FORMAT, &GRAMMARS, &TOKENIZER, None).unwrap_err().to_string()
     };
     let cases: [(Change, &str); 12] = [
         (|r| r.tools[1].name.clear(), "tools[1].function.name: \"\" is not 1 to 64"),
