@@ -223,7 +223,7 @@ pub(super) fn first_line(message: &str) -> String {
 
 fn explained(problem: &str) -> String {
     // Its own words for these are of regular expressions and of rows.
-    if ["regex is empty", "expressions constructed", "Current row", "fuel", "too many", "limit"]
+    if ["regex is empty", "expressions constructed", "Current row", "fuel", "too many", "too large"]
         .iter()
         .any(|words| problem.contains(words))
     {

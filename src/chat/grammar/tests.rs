@@ -1,7 +1,6 @@
 //! Replies token by token: what is open, what is closed, and what random models make of it.
 
 mod versions;
-
 use std::sync::LazyLock;
 
 use serde_json::Value;
