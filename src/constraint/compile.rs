@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
@@ -34,6 +35,8 @@ const TOO_LARGE: &str = "it allows too many things at once to be followed";
 const CONTROL_TOKEN: &str = "it asks for a control token, which is not for grammars to say";
 /// How often parts of a failing schema are tried.
 const MAX_TRIES: usize = 64;
+/// No part is tried after this time.
+const MAX_SEARCH: Duration = Duration::from_secs(2);
 
 /// The vocabulary, ready for grammars.
 pub(super) fn factory(tokenizer: &Tokenizer) -> Result<ParserFactory, ConstraintError> {
@@ -195,10 +198,11 @@ fn culprit(factory: &ParserFactory, document: &Value, mut problem: String) -> (S
     const UNSATISFIABLE: &str = "no value obeys this";
     let mut pointer = "#".to_owned();
     let mut n_tries = 0;
+    let begin = Instant::now();
     let mut fault_of = |part: &str, outer: &str| {
         n_tries += 1;
         let normal = schema::normalise(document, part, Root::Value).ok();
-        let normal = normal.filter(|_| n_tries <= MAX_TRIES)?;
+        let normal = normal.filter(|_| n_tries <= MAX_TRIES && begin.elapsed() < MAX_SEARCH)?;
         let inner =
             start(factory, TopLevelGrammar::from_json_schema(with_options(normal))).err()?;
         let both = |text| inner.starts_with(text) && outer.starts_with(text);
