@@ -121,6 +121,7 @@ pub struct SamplingArgs {
 
 /// What is asked of a reply; shared by `chat` and `run`.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Conversation")]
 pub struct ReplyArgs {
     /// System prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "system_file")]
