@@ -64,7 +64,7 @@ impl Language {
 }
 
 /// Whether a language is one that can be held to, as far as its syntax and its keywords tell. It needs no
-/// vocabulary, so that a model need not be loaded for a mistake; compiling may still find more.
+/// vocabulary and is cheap; compiling may still find more.
 pub fn check(language: &Language) -> Result<(), ConstraintError> {
     // Schemas may lead as far down here as when they are compiled.
     let checked = compile::on_large_stacks(&[language], |language| match language {
