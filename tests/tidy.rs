@@ -21,7 +21,7 @@ const MAX_BYTES: u64 = 8 << 20;
 const GENERATED: &[&str] = &["vendor/ggml-sys/src/bindings.rs"];
 
 /// Where `unsafe` may stand: the foreign functions, their safe face, and the mapping of files.
-const UNSAFE_ALLOWED: &[&str] = &["vendor/ggml-sys/", "src/ggml/", "src/gguf/mmap.rs"];
+const UNSAFE_ALLOWED: &[&str] = &["vendor/ggml-sys/", "src/ggml/", "src/mapped.rs"];
 
 /// Who may touch stdout and stderr. `interrupt` puts a terminal right that it found put wrong.
 const STREAMS_ALLOWED: &[&str] = &["src/term/printer.rs", "src/term/interrupt.rs"];
@@ -30,16 +30,23 @@ const STREAMS_ALLOWED: &[&str] = &["src/term/printer.rs", "src/term/interrupt.rs
 /// each other: clap's tree of commands holds each command's own flags, and commands take shared ones.
 const LAYERS: &[(&str, &[&str])] = &[
     ("ggml", &[]),
-    ("gguf", &[]),
+    ("mapped", &[]),
+    ("gguf", &["mapped"]),
     ("tokenizer", &["gguf"]),
     ("contain", &[]),
     ("vision", &["contain"]),
     ("constraint", &["contain", "tokenizer"]),
     ("model", &["ggml", "gguf", "vision"]),
+    ("export", &["ggml", "gguf", "mapped"]),
+    ("quantize", &["export", "ggml", "gguf", "model"]),
+    ("convert", &["export", "gguf", "mapped", "model", "quantize", "tokenizer", "vision"]),
+    ("split", &["export", "gguf"]),
     ("engine", &["constraint", "ggml", "gguf", "model", "tokenizer", "vision"]),
     ("chat", &["constraint", "contain", "engine", "tokenizer", "vision"]),
     ("perplexity", &["engine", "tokenizer"]),
     ("bench", &["engine", "ggml", "gguf", "model", "tokenizer"]),
+    ("imatrix", &["engine", "ggml", "gguf", "model", "quantize", "tokenizer"]),
+    ("doctor", &["chat", "export", "gguf", "model", "tokenizer", "vision"]),
     ("term", &["chat", "vision"]),
     (
         "cmd",
@@ -48,11 +55,18 @@ const LAYERS: &[(&str, &[&str])] = &[
             "chat",
             "cli",
             "constraint",
+            "convert",
+            "doctor",
             "engine",
+            "export",
             "ggml",
             "gguf",
+            "imatrix",
+            "mapped",
             "model",
             "perplexity",
+            "quantize",
+            "split",
             "term",
             "tokenizer",
             "vision",

@@ -14,10 +14,10 @@ use memmap2::MmapMut;
 
 use super::error::{GgufError, Label, Problem};
 use super::metadata::Metadata;
-use super::mmap::Bytes;
 use super::read::{self, Cursor};
 use super::split;
 use super::tensors::{self, TensorInfo};
+use crate::mapped::Bytes;
 
 /// More bytes than this after the last tensor are worth a warning.
 const MAX_TRAILING: u64 = 1 << 20;
@@ -48,6 +48,11 @@ impl Part {
     /// Path as the user gave it, or the name of a model without a file.
     pub fn name(&self) -> &str {
         &self.label.file
+    }
+
+    /// The file itself, for who hands out pieces of it.
+    pub fn file(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// The whole file. Page-aligned if it is mapped or in anonymous memory; not aligned at all otherwise.

@@ -9,7 +9,6 @@ mod error;
 mod file;
 mod keys;
 mod metadata;
-mod mmap;
 mod payload;
 mod read;
 mod split;

@@ -1,4 +1,4 @@
-//! The bytes of one model file: mapped, compiled in, or in memory.
+//! The bytes of one file of weights: mapped, compiled in, or in memory.
 //!
 //! The only `unsafe` outside ggml stands here, around the two calls that need it. Nothing above
 //! this file knows where bytes come from.
@@ -12,11 +12,14 @@ use memmap2::{Mmap, MmapMut};
 
 /// Read-only bytes that outlive everything parsed from them.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub enum Bytes {
+    /// A mapped file, page-aligned.
     Mapped(Mmap),
     /// Memory that no file backs: page-aligned, and lost when released.
     Anonymous(MmapMut),
+    /// Compiled into the program.
     Static(&'static [u8]),
+    /// Memory of no particular alignment.
     Owned(Vec<u8>),
 }
 
@@ -27,7 +30,7 @@ impl Bytes {
     /// SIGBUS, and who overwrites it changes weights under the computation. No program can prevent
     /// that; every path that replaces a file (download tools, package managers, our own writers)
     /// writes a new file and renames it, which leaves the mapped one intact.
-    pub(super) fn map(file: &File) -> io::Result<Self> {
+    pub fn map(file: &File) -> io::Result<Self> {
         // SAFETY: the mapping is read-only and private to this value; that the file keeps its
         // length and content while it is mapped is the contract described above.
         let mapping = unsafe { Mmap::map(file) }?;
@@ -35,7 +38,7 @@ impl Bytes {
     }
 
     /// Tells the kernel that `range` will not be read soon; it stays readable, from disk.
-    pub(super) fn release(&self, range: &Range<usize>) {
+    pub fn release(&self, range: &Range<usize>) {
         let Self::Mapped(mapping) = self else { return };
         if range.start >= range.end || range.end > mapping.len() {
             return;

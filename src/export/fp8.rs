@@ -1,0 +1,16 @@
+//! The 8-bit float of FP8 checkpoints.
+
+/// The value of an E4M3FN code: bias 7, at most 448, no infinity; 0x7f and 0xff are NaN.
+pub const fn e4m3_to_f32(code: u8) -> f32 {
+    let (exponent, mantissa) = (code >> 3 & 15, code & 7);
+    if code & 0x7f == 0x7f {
+        return f32::NAN;
+    }
+    let magnitude = if exponent == 0 {
+        mantissa as f32 / 512.0
+    } else {
+        // 2^(exponent - 7) · (1 + mantissa / 8), put together from f32's own fields.
+        f32::from_bits((exponent as u32 + 120) << 23 | (mantissa as u32) << 20)
+    };
+    if code & 0x80 == 0 { magnitude } else { -magnitude }
+}

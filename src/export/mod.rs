@@ -1,0 +1,42 @@
+//! From tensors of any source to finished GGUF files: planned, streamed, resumable, never half there.
+//!
+//! `convert`, `quantize`, `split` and `doctor` say what the files shall hold, as [`OutputFile`]s of
+//! [`PlannedTensor`]s; a [`Source`] says where the values of each lie. Everything between those and files
+//! under their final names stands here, once: workers that take rows, convert and write them where the
+//! header says they go, the journal by which an interrupted run continues, and the checks before and after.
+
+mod fp8;
+mod source;
+
+use std::path::PathBuf;
+
+use crate::gguf::{TensorType, Value};
+
+pub use fp8::e4m3_to_f32;
+pub use source::{Encoding, RowOrder, Scales, Source};
+
+/// One tensor of an output.
+#[derive(Debug, Clone)]
+pub struct PlannedTensor<'a> {
+    /// Name in the output.
+    pub name: String,
+    /// Type in the output; its blocks divide `dims[0]`.
+    pub ty: TensorType,
+    /// Dimensions in ggml's order; as many elements in as many rows as `source` has.
+    pub dims: Vec<u64>,
+    /// Where its values come from.
+    pub source: Source<'a>,
+    /// Importance of each column: `dims[0]` numbers, or `dims[0] * dims[2]` for stacked matrices.
+    pub importance: Option<&'a [f32]>,
+}
+
+/// One file to be written.
+#[derive(Debug, Clone)]
+pub struct OutputFile<'a> {
+    /// Its final name.
+    pub path: PathBuf,
+    /// Keys in the order in which they are written.
+    pub metadata: Vec<(String, Value)>,
+    /// Tensors in the order in which they lie in the file.
+    pub tensors: Vec<PlannedTensor<'a>>,
+}

@@ -1,0 +1,4 @@
+//! Which type each tensor of a quantized file gets, and importance matrices; from a GGUF to a plan.
+//!
+//! A recipe is a named mix (`model::Mix`) with what the user changes about it. `convert` asks the same
+//! recipe for the tensors of a checkpoint.
