@@ -5,9 +5,22 @@
 //! Both layouts give the same data: from here on nobody asks where a tensor came from.
 
 mod checkpoint;
+mod config;
+mod description;
 mod error;
+mod img_break;
+mod index;
+mod json;
 mod layout;
+mod names;
+mod params;
+mod positions;
+mod quantization;
+mod safetensors;
+mod tensors;
+mod tower;
 
 pub use checkpoint::{Checkpoint, Kind, NamedSource};
 pub use error::CheckpointError;
 pub use layout::Layout;
+pub use safetensors::{Dtype, HeaderError, StoredTensor, read_safetensors};
