@@ -8,6 +8,7 @@ mod chat;
 mod checkpoint;
 mod constraint;
 mod engine;
+mod export;
 mod gguf;
 mod model;
 mod tidy;
