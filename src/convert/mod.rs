@@ -7,6 +7,8 @@
 mod checkpoint;
 mod config;
 mod description;
+#[cfg(test)]
+mod description_tests;
 mod error;
 mod img_break;
 mod index;
@@ -17,6 +19,8 @@ mod params;
 mod positions;
 mod quantization;
 mod safetensors;
+#[cfg(test)]
+mod safetensors_tests;
 mod tensors;
 mod tower;
 
