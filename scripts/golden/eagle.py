@@ -4,7 +4,7 @@
   params.json, consolidated.safetensors   the head in Mistral's layout, FP8 with a scale for each matrix, like the published one;
   forward.f32                             raw little-endian f32: embeddings, hidden states and results, each [n_tokens][dim].
 
-The forward is the one of models/medium-3.5/MODEL.md: fc(concat(embedding, hidden)), decoder layers with rotary embeddings of
+The forward is the one of models/medium-3.5/MODEL.md (§11): fc(concat(embedding, hidden)), decoder layers with rotary embeddings of
 interleaved pairs, the final norm. It runs on the values that the file holds, in float32; YaRN's frequencies and magnitude
 come from transformers. There are more tokens than YaRN's original context, so that stretching shows.
 """
