@@ -32,6 +32,8 @@ pub enum Command {
     Perplexity(cmd::perplexity::Args),
     /// Show what is inside a GGUF file
     Inspect(cmd::inspect::Args),
+    /// Find and repair what is wrong with a GGUF file
+    Doctor(cmd::doctor::Args),
     /// Turn text into token ids
     Tokenize(cmd::tokenize::Args),
     /// Turn token ids into text

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 mod chat_format;
 pub mod detokenize;
+pub mod doctor;
 pub mod generator;
 pub mod inspect;
 mod mmproj;
@@ -14,6 +15,7 @@ mod request;
 pub mod run;
 mod text;
 pub mod tokenize;
+pub mod write;
 
 use crate::cli::Command;
 use crate::term::Printer;
@@ -27,6 +29,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
+        Some(Command::Doctor(args)) => doctor::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
     }

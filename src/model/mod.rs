@@ -42,7 +42,7 @@ pub use text_graph::{ImageInputs, TextGraph, TextInputs, TextShape};
 pub use vision_graph::{VisionGraph, VisionStage, VisionState, lay_out};
 pub use vision_spec::{check_mmproj, check_vision_tensors, expected_vision_tensors};
 pub use vision_weights::{VisionLayer, VisionWeights};
-pub use vocab::check_vocab;
+pub use vocab::{check_vocab, vocab_faults};
 pub use weights::{Layer, Weights};
 
 use crate::gguf::Gguf;
