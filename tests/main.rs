@@ -6,6 +6,7 @@ mod answer;
 mod bench;
 mod chat;
 mod constraint;
+mod doctor;
 mod engine;
 mod gguf;
 mod model;

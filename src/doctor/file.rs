@@ -48,6 +48,10 @@ fn kind(problem: &Problem) -> (&'static str, &'static str, &'static str) {
             ("unreadable", "the file cannot be read", "check path and permissions")
         }
         Problem::NotRegular { .. } => ("not-a-file", UNUSABLE, "give the path of a GGUF file"),
+        // A count that the rest of the file has no room for: the header is cut off, or destroyed.
+        Problem::Count { why, .. } if why.contains("bytes left") => {
+            ("truncated", "a part of the file is missing", AGAIN)
+        }
         Problem::TooShort { .. } | Problem::PastEnd { .. } | Problem::Truncated { .. } => {
             ("truncated", "a part of the file is missing", AGAIN)
         }
@@ -102,6 +106,8 @@ pub(super) fn examine_model(gguf: &Gguf, all: &mut Vec<Finding>) {
     sliding_window(gguf, all);
     match Hparams::from_gguf(gguf, YarnPolicy::AsIs) {
         Err(error) => model_error(&error, Area::Model, gguf, Subject::Model, all),
+        // Everything that depends on the size of the vocabulary would be told again.
+        Ok(_) if all.iter().any(|finding| finding.id == "vocab-size") => {}
         Ok((hparams, _)) => {
             vocabulary(gguf, &hparams, all);
             match check_tensors(gguf, &hparams) {

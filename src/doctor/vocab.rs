@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::{Area, Edit, Finding, Findings, Severity, Subject, key_place, rope, shown};
 use crate::gguf::{Array, Gguf, Metadata, Strings, Value, escape};
+use crate::model::Architecture;
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -53,12 +54,31 @@ pub(super) fn examine(gguf: &Gguf, all: &mut Vec<Finding>) {
     let metadata = gguf.metadata();
     let Ok(Some(tokens)) = metadata.strings(TOKENS) else { return };
     let findings = &mut Findings::new(gguf, Area::Vocabulary, Subject::Model, all);
+    size(gguf, tokens, findings);
     kind(metadata, is_tekken(tokens), findings);
     if is_tekken(tokens) {
         types(metadata, tokens, findings);
         control_tokens(metadata, tokens, findings);
         ids(metadata, findings);
         merges(metadata, tokens, findings);
+    }
+}
+
+/// The number of tokens, where the file states another one than it has.
+fn size(gguf: &Gguf, tokens: &Strings, findings: &mut Findings<'_>) {
+    let Ok(arch) = Architecture::of(gguf) else { return };
+    let key = format!("{}.vocab_size", arch.name());
+    let (Ok(n), Ok(Some(stated))) = (u32::try_from(tokens.len()), gguf.metadata().u32(&key)) else {
+        return;
+    };
+    let rows = gguf.tensor("token_embd.weight").and_then(|tensor| tensor.dims.get(1));
+    if stated != n && rows == Some(&u64::from(n)) {
+        findings
+            .error("vocab-size", key_place(&key))
+            .expected(format!("{n}, as there are tokens and embeddings"))
+            .found(stated.to_string())
+            .means("the file cannot be loaded")
+            .fix_key(&key, Value::U32(n));
     }
 }
 
