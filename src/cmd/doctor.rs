@@ -65,15 +65,9 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     if args.fix {
         repaired = fix(&files, &findings, &args, printer)?;
     }
-    let after = repaired.as_ref().map(|paths| {
-        let path = |subject| paths.iter().find(|(own, _)| *own == subject).map(|(_, path)| path);
-        let is_mmproj = files.gguf.as_ref().is_some_and(Projector::is_in);
-        let own = if is_mmproj { Subject::Mmproj } else { Subject::Model };
-        let file = path(own).unwrap_or(&args.file);
-        let mmproj = path(Subject::Mmproj).filter(|_| !is_mmproj).or(args.mmproj.as_ref());
-        let files = Files::open(file, mmproj.map(PathBuf::as_path), args.model.as_deref());
-        files.examine(template.as_deref(), &args, printer)
-    });
+    let after = repaired
+        .as_ref()
+        .map(|paths| files.as_repaired(paths, &args).examine(template.as_deref(), &args, printer));
     let names: Vec<PathBuf> = repaired.into_iter().flatten().map(|(_, path)| path).collect();
     let report = report::Report {
         file: &args.file,
@@ -147,6 +141,19 @@ impl Files {
             }
             _ => {}
         }
+        files
+    }
+
+    /// The same files where some of them have been repaired.
+    fn as_repaired(&self, paths: &[(Subject, PathBuf)], args: &Args) -> Self {
+        let path = |subject| paths.iter().find(|(own, _)| *own == subject).map(|(_, path)| path);
+        let is_mmproj = self.gguf.as_ref().is_some_and(Projector::is_in);
+        let own = if is_mmproj { Subject::Mmproj } else { Subject::Model };
+        let beside = path(Subject::Mmproj).or(self.mmproj.as_ref().map(|(path, _)| path));
+        let mmproj = beside.filter(|_| !is_mmproj).map(PathBuf::as_path);
+        let file = path(own).unwrap_or(&args.file);
+        let mut files = Self::open(file, mmproj, args.model.as_deref());
+        files.is_named = self.is_named;
         files
     }
 

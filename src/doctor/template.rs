@@ -27,14 +27,14 @@ pub(super) fn examine(gguf: &Gguf, given: Option<&str>, all: &mut Vec<Finding>) 
     };
     let Ok(ChatFormat::Mistral(version)) = ChatFormat::of(&tokenizer, Some("")) else { return };
     let findings = &mut Findings::new(gguf, Area::Template, Subject::Model, all);
-    let own = given.map(str::to_owned).or_else(|| template_of(version));
+    let own = || given.map(str::to_owned).or_else(|| template_of(version));
     let Ok(Some(source)) = gguf.metadata().str(KEY) else {
         let finding = findings.warning("chat-template-missing", key_place(KEY));
         finding
             .expected(format!("a template of {}", version.name()))
             .found("nothing")
             .means("other programs write conversations in a format that they guess");
-        return replace(finding, own);
+        return replace(finding, own());
     };
     let report = TemplateReport::compare(source, &tokenizer);
     if let Some(error) = &report.error {
@@ -43,7 +43,7 @@ pub(super) fn examine(gguf: &Gguf, given: Option<&str>, all: &mut Vec<Finding>) 
             .expected("a template that can be rendered")
             .found(escape(error.as_bytes()))
             .means("other programs cannot write conversations");
-        return replace(finding, own);
+        return replace(finding, own());
     }
     let differing: Vec<_> =
         report.probes.iter().filter(|probe| probe.difference.is_some()).collect();
@@ -55,7 +55,7 @@ pub(super) fn examine(gguf: &Gguf, given: Option<&str>, all: &mut Vec<Finding>) 
             .expected(escape(difference.ours.as_bytes()))
             .found(escape(difference.template.as_bytes()))
             .means("in other programs the model sees conversations that it was not trained on");
-        return replace(finding, own);
+        return replace(finding, own());
     }
     let names: Vec<_> =
         differing.iter().map(|probe| probe.name).filter(|name| !TOLERATED.contains(name)).collect();
@@ -69,7 +69,7 @@ pub(super) fn examine(gguf: &Gguf, given: Option<&str>, all: &mut Vec<Finding>) 
             );
         let how = "gust inspect shows the differences; --template FILE with --fix replaces it";
         match given {
-            Some(given) if given != source => replace(finding, own),
+            Some(given) if given != source => replace(finding, own()),
             _ => finding.by_hand(how),
         }
     }
