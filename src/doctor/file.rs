@@ -3,7 +3,7 @@
 //! Reading and checking stop at errors, which are told in one form everywhere: `problem; expected …,
 //! found …`. A finding takes them apart again, so that machines need not.
 
-use super::{Area, Finding, Findings, Severity, Subject, key_place};
+use super::{Area, Finding, Findings, Severity, Subject, as_repaired, key_place};
 use crate::gguf::{Gguf, GgufError, Problem, TensorType, Value};
 use crate::model::{
     Architecture, Hparams, MIXES, ModelError, Projector, YarnPolicy, check_tensors, vocab_faults,
@@ -104,12 +104,12 @@ pub(super) fn examine_model(gguf: &Gguf, all: &mut Vec<Finding>) {
     }
     norm_eps(gguf, all);
     sliding_window(gguf, all);
-    match Hparams::from_gguf(gguf, YarnPolicy::AsIs) {
+    // What was found already is not told again as a reason for not loading.
+    let Some(repaired) = as_repaired(gguf, Subject::Model, all) else { return };
+    match Hparams::from_gguf(&repaired, YarnPolicy::AsIs) {
         Err(error) => model_error(&error, Area::Model, gguf, Subject::Model, all),
-        // Everything that depends on the size of the vocabulary would be told again.
-        Ok(_) if all.iter().any(|finding| finding.id == "vocab-size") => {}
         Ok((hparams, _)) => {
-            vocabulary(gguf, &hparams, all);
+            vocabulary(&repaired, &hparams, all);
             match check_tensors(gguf, &hparams) {
                 Err(error) => model_error(&error, Area::Model, gguf, Subject::Model, all),
                 Ok(warnings) if !warnings.is_empty() => unused_tower(gguf, all),
@@ -119,13 +119,10 @@ pub(super) fn examine_model(gguf: &Gguf, all: &mut Vec<Finding>) {
     }
 }
 
-/// Faults of the vocabulary that no other finding repairs.
+/// What else in the vocabulary contradicts itself.
 fn vocabulary(gguf: &Gguf, hparams: &Hparams, all: &mut Vec<Finding>) {
-    let is_repaired =
-        all.iter().any(|finding| finding.area == Area::Vocabulary && finding.is_fixable());
     let faults = match vocab_faults(gguf, hparams) {
-        Ok(faults) if !is_repaired => faults,
-        Ok(_) => return,
+        Ok(faults) => faults,
         Err(error) => return all.push(finding_of(&error, Subject::Model, Area::Vocabulary)),
     };
     let findings = &mut Findings::new(gguf, Area::Vocabulary, Subject::Model, all);
@@ -140,7 +137,7 @@ fn vocabulary(gguf: &Gguf, hparams: &Hparams, all: &mut Vec<Finding>) {
     }
 }
 
-/// An error of a check as findings, without those that repairing another finding makes go away.
+/// An error of a check as findings, one for each of its faults.
 pub(super) fn model_error(
     error: &ModelError,
     area: Area,
@@ -148,50 +145,36 @@ pub(super) fn model_error(
     subject: Subject,
     all: &mut Vec<Finding>,
 ) {
-    const AGAIN: &str = "convert the model again, or download it again";
-    let is_repaired = |all: &[Finding], key: &str| all.iter().any(|finding| finding.sets(key));
-    let (keys, places): (Vec<(String, String)>, Vec<String>) = match error {
+    let (id, faults) = match error {
         ModelError::Gguf(error) => return all.push(finding_of(error, subject, area)),
         ModelError::MissingKeys { keys, .. } => {
-            (keys.iter().map(|key| (key.clone(), "nothing".to_owned())).collect(), Vec::new())
+            let fault = |key: &String| format!("{}: missing; expected a value", key_place(key));
+            ("key-missing", keys.iter().map(fault).collect())
         }
-        ModelError::Range { key, expected, found, .. } => {
-            if is_repaired(all, key) {
-                return;
-            }
-            let findings = &mut Findings::new(gguf, area, subject, all);
-            let finding = findings.error("key-range", key_place(key));
-            finding.expected(expected.as_str()).found(found.as_str());
-            return finding.means("the file cannot be loaded").by_hand(AGAIN);
+        ModelError::Range { key, problem, expected, found, .. } => {
+            let place = key_place(key);
+            ("key-range", vec![format!("{place}: {problem}; expected {expected}, found {found}")])
         }
-        ModelError::Tensors { faults, .. } | ModelError::Vocab { faults, .. } => {
-            (Vec::new(), faults.clone())
-        }
-        ModelError::Kind { problem, .. } => (Vec::new(), vec![format!("file: {problem}")]),
         ModelError::Pair { a, b, problem, .. } => {
-            (Vec::new(), vec![format!("keys {a} and {b}: {problem}")])
+            ("key-pair", vec![format!("keys {a} and {b}: {problem}")])
         }
+        ModelError::Kind { problem, .. } => ("unsupported", vec![format!("file: {problem}")]),
+        ModelError::Tensors { faults, .. } => ("tensor", faults.clone()),
+        ModelError::Vocab { faults, .. } => ("vocabulary", faults.clone()),
     };
-    let keys: Vec<_> = keys.into_iter().filter(|(key, _)| !is_repaired(all, key)).collect();
     let findings = &mut Findings::new(gguf, area, subject, all);
-    for (key, found) in keys {
-        let finding = findings.error("key-missing", key_place(&key));
-        finding.expected("a value").found(found).means("the file cannot be loaded").by_hand(AGAIN);
-    }
-    let id = match error {
-        ModelError::Tensors { .. } => "tensor",
-        ModelError::Pair { .. } => "key-pair",
-        _ => "unsupported",
-    };
-    for fault in places.iter().take(MAX_LISTED) {
-        let (place, text) = fault.split_once(": ").unwrap_or(("file", fault));
+    let mut add = |place: &str, text: &str| {
         let (expected, found) = split(text);
         let finding = findings.error(id, place.to_owned());
-        finding.expected(expected).found(found).means("the file cannot be loaded").by_hand(AGAIN);
+        finding.expected(expected).found(found).means("the file cannot be loaded");
+        finding.by_hand("convert the model again, or download it again");
+    };
+    for fault in faults.iter().take(MAX_LISTED) {
+        let (place, text) = fault.split_once(": ").unwrap_or(("file", fault));
+        add(place, text);
     }
-    if places.len() > MAX_LISTED {
-        let more = format!("{} more", places.len() - MAX_LISTED);
-        findings.error(id, more).means("the file cannot be loaded").by_hand(AGAIN);
+    if faults.len() > MAX_LISTED {
+        add("file", &format!("{} more of the kind", faults.len() - MAX_LISTED));
     }
 }
 

@@ -109,11 +109,6 @@ impl Finding {
     pub fn is_fixable(&self) -> bool {
         !self.repair.edits.is_empty()
     }
-
-    /// Whether repairing this finding sets the key.
-    fn sets(&self, key: &str) -> bool {
-        self.repair.edits.iter().any(|edit| matches!(edit, Edit::Set(set, _) if set == key))
-    }
 }
 
 /// What there is to look at besides the file itself.
@@ -155,6 +150,13 @@ pub fn examine_weights(gguf: &Gguf, on_progress: impl Fn(u64)) -> Vec<Finding> {
     let mut all = weights::examine(gguf, on_progress);
     worst_first(&mut all);
     all
+}
+
+/// The metadata of `gguf` with everything repaired that was found in it so far.
+fn as_repaired(gguf: &Gguf, subject: Subject, all: &[Finding]) -> Option<Gguf> {
+    let own = all.iter().filter(|finding| finding.subject == subject);
+    let edits: Vec<Edit> = own.flat_map(|finding| finding.repair.edits.clone()).collect();
+    header_of(gguf, &edits)
 }
 
 /// Sorts findings by how bad they are; equal ones stay in order.

@@ -54,15 +54,20 @@ pub fn repaired<'a>(
     Ok(OutputFile { path, metadata: metadata(gguf.metadata(), edits), tensors })
 }
 
-/// A file with the metadata of `gguf` after `edits`, and without tensors.
+/// A file with the metadata of `gguf` after `edits`, for checks that read only metadata. Its one tensor
+/// is a dummy: files without any count as vocabularies, and this name marks a tower inside of a model.
 pub fn header_of(gguf: &Gguf, edits: &[Edit]) -> Option<Gguf> {
     let mut header = HeaderBuilder::new();
     metadata(gguf.metadata(), edits)
         .iter()
-        // Without tensors there is nothing to count, and without siblings no part.
+        // There are other tensors, and no siblings.
         .filter(|(key, _)| !key.starts_with("split."))
         .for_each(|(key, value)| header.set(key, value));
-    Gguf::from_bytes(gguf.label().file.as_ref(), header.finish().header).ok()
+    header.tensor("v.patch_embd.weight", TensorType::F32, &[1]);
+    let layout = header.finish();
+    let mut bytes = layout.header;
+    bytes.resize(usize::try_from(layout.n_bytes).ok()?, 0);
+    Gguf::from_bytes(gguf.label().file.as_ref(), bytes).ok()
 }
 
 /// Keys and values after `edits`, in the order of the file. A new key stands after the last one of its

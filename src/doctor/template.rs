@@ -5,7 +5,7 @@
 //! conversations otherwise than the model was trained on; what it does with rarer ones is often edited on
 //! purpose. The template of the built-in model is the one that belongs to its version.
 
-use super::{Area, Edit, Finding, Findings, Subject, header_of, key_place};
+use super::{Area, Edit, Finding, Findings, Subject, as_repaired, key_place};
 use crate::chat::{ChatFormat, TemplateReport, Version};
 use crate::gguf::{Gguf, Value, escape};
 use crate::model;
@@ -19,10 +19,8 @@ const TOLERATED: &[&str] = &["no system prompt", "consecutive user messages"];
 
 /// Looks at the template of a language model; `given` is what the user wants in its place.
 pub(super) fn examine(gguf: &Gguf, given: Option<&str>, all: &mut Vec<Finding>) {
-    // What is wrong with the vocabulary may be repaired already.
-    let edits: Vec<Edit> = all.iter().flat_map(|finding| finding.repair.edits.clone()).collect();
-    let Some(tokenizer) = header_of(gguf, &edits).and_then(|g| Tokenizer::from_gguf(&g).ok())
-    else {
+    let repaired = as_repaired(gguf, Subject::Model, all);
+    let Some(tokenizer) = repaired.and_then(|gguf| Tokenizer::from_gguf(&gguf).ok()) else {
         return;
     };
     let Ok(ChatFormat::Mistral(version)) = ChatFormat::of(&tokenizer, Some("")) else { return };
@@ -87,8 +85,20 @@ fn replace(finding: &mut Finding, template: Option<String>) {
 
 /// The template that belongs to a version, where there is one in this program.
 fn template_of(version: Version) -> Option<String> {
-    let builtin = model::builtin();
-    let tokenizer = Tokenizer::from_gguf(&builtin).ok()?;
-    let source = builtin.metadata().str(KEY).ok()??;
-    (Version::of(&tokenizer) == version).then(|| source.to_owned())
+    let source = model::builtin().metadata().str(KEY).ok()??.to_owned();
+    (version == Version::V15).then_some(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_at_hand_is_of_its_version() {
+        let tokenizer = Tokenizer::from_gguf(&model::builtin()).unwrap();
+        assert_eq!(Version::of(&tokenizer), Version::V15);
+        let report = TemplateReport::compare(&template_of(Version::V15).unwrap(), &tokenizer);
+        assert_eq!((report.n_same(), report.probes.len()), (10, 10));
+        assert_eq!(template_of(Version::V13), None);
+    }
 }

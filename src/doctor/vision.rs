@@ -5,7 +5,9 @@
 //! activation) is the same in every Pixtral tower that Mistral published. The size of pictures is known of
 //! Medium 3.5's tower only.
 
-use super::{Area, Edit, Finding, Findings, Severity, Subject, file, key_place, tensor_place};
+use super::{
+    Area, Edit, Finding, Findings, Severity, Subject, as_repaired, file, key_place, tensor_place,
+};
 use crate::gguf::{Array, Gguf, Value, escape};
 use crate::model::{Hparams, Projector, YarnPolicy, check_vision_tensors};
 use crate::vision::PatchConfig;
@@ -36,17 +38,11 @@ pub(super) fn examine(gguf: &Gguf, subject: Subject, model: Option<&Gguf>, all: 
     } else if gguf.tensor(IMG_BREAK).is_none() {
         missing_img_break(findings).by_hand("pass the language model, and this file with --mmproj");
     }
-    match Projector::from_gguf(gguf) {
-        Err(error) => file::model_error(&error, Area::Vision, gguf, subject, all),
-        Ok(projector) => {
-            // Tensors of a wrong shape are the keys' fault where a key is to be repaired.
-            let is_explained = all.iter().any(|finding| {
-                finding.area == Area::Vision && finding.is_fixable() && finding.id == "vision-shape"
-            });
-            if let (false, Err(error)) = (is_explained, check_vision_tensors(gguf, &projector)) {
-                file::model_error(&error, Area::Vision, gguf, subject, all);
-            }
-        }
+    let Some(repaired) = as_repaired(gguf, subject, all) else { return };
+    let checked = Projector::from_gguf(&repaired)
+        .and_then(|projector| check_vision_tensors(gguf, &projector));
+    if let Err(error) = checked {
+        file::model_error(&error, Area::Vision, gguf, subject, all);
     }
 }
 

@@ -18,6 +18,8 @@ const MERGES: &str = "tokenizer.ggml.merges";
 
 /// Tekken's control tokens come first, then the bytes.
 const N_CONTROL: usize = 1000;
+/// Bytes of a token, as the file writes it, that merges are worked out for.
+const MAX_TOKEN_LEN: usize = 1024;
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 
@@ -263,7 +265,9 @@ fn tekken_merges(tokens: &Strings) -> Strings {
     let ids: HashMap<&str, usize> =
         tokens.iter().enumerate().skip(N_CONTROL).map(|(id, token)| (token, id)).collect();
     let mut merges = Vec::new();
-    for token in tokens.iter().skip(N_CONTROL + 256) {
+    // The work grows with the square of a token's length; tekken's longest have some hundred bytes.
+    let is_token = |token: &&str| token.len() <= MAX_TOKEN_LEN;
+    for token in tokens.iter().skip(N_CONTROL + 256).filter(is_token) {
         let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
         let mut pairs: Vec<(usize, usize)> =
             cuts.filter_map(|(a, b)| Some((*ids.get(a)?, *ids.get(b)?))).collect();
