@@ -14,6 +14,7 @@ mod request;
 pub mod run;
 mod text;
 pub mod tokenize;
+pub mod write;
 
 use crate::cli::Command;
 use crate::term::Printer;
