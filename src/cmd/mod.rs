@@ -9,7 +9,10 @@ pub mod inspect;
 mod mmproj;
 mod open;
 pub mod perplexity;
+pub mod plan_table;
 mod prompt;
+pub mod quantize;
+pub mod recipe;
 mod request;
 pub mod run;
 mod text;
@@ -27,6 +30,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
