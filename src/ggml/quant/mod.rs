@@ -86,7 +86,7 @@ pub fn dequantize_rows(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         }
         return;
     }
-    // ggml's loops take blocks to be aligned, which those of another format's file need not be.
+    // ggml's loops take their blocks to be aligned; a file of another format need not be.
     let copy;
     let bytes = match bytes.as_ptr().align_offset(4) {
         0 => bytes,
