@@ -8,6 +8,7 @@ mod chat;
 mod constraint;
 mod doctor;
 mod engine;
+mod export;
 mod gguf;
 mod model;
 mod tidy;
