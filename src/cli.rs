@@ -30,8 +30,12 @@ pub enum Command {
     Bench(cmd::bench::Args),
     /// Measure how well a model predicts a text
     Perplexity(cmd::perplexity::Args),
+    /// Write a GGUF file in smaller types
+    Quantize(cmd::quantize::Args),
     /// Show what is inside a GGUF file
     Inspect(cmd::inspect::Args),
+    /// Find and repair what is wrong with a GGUF file
+    Doctor(cmd::doctor::Args),
     /// Cut a GGUF file into parts
     Split(cmd::split::Args),
     /// Put the parts of a split GGUF file together

@@ -22,6 +22,7 @@ pub mod cmd;
 pub mod constraint;
 mod contain;
 pub mod convert;
+pub mod doctor;
 pub mod engine;
 pub mod export;
 pub mod ggml;

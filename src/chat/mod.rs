@@ -17,6 +17,7 @@ mod grammar;
 mod json;
 mod merge;
 mod normalise;
+mod probe;
 mod python_json;
 mod reply;
 mod stop;
@@ -38,6 +39,7 @@ pub use json::{
     request_to_json, tools_from_json,
 };
 pub use normalise::normalise;
+pub use probe::{Difference, Probe, TemplateReport};
 pub use reply::{FinishReason, ReplyEvent, ReplyParser};
 pub use stop::StopMatcher;
 pub use template::{MAX_TEMPLATE_BYTES, Template, TemplateError};

@@ -4,16 +4,16 @@
 //! wrong with it is reported after everything that could be shown, and fails the command.
 
 mod json;
-mod template;
 mod text;
 
 use std::path::PathBuf;
 
-use self::template::TemplateReport;
 use super::mmproj;
+use crate::chat::TemplateReport;
 use crate::gguf::{Gguf, TensorInfo, TensorType, Warning};
 use crate::model::{self, Architecture, Hparams, ModelError, Projector, YarnPolicy};
 use crate::term::Printer;
+use crate::tokenizer::Tokenizer;
 
 /// Flags of `gust inspect`.
 #[derive(Debug, clap::Args)]
@@ -152,12 +152,18 @@ impl<'a> Report<'a> {
         match checked {
             Ok(warnings) => {
                 self.warnings.extend(warnings);
-                self.template = TemplateReport::of(gguf);
+                self.template = template(gguf);
             }
             Err(error) => self.error = Some(error),
         }
         self.hparams = Some(hparams);
     }
+}
+
+/// The report of a file that has a template and a vocabulary that we can read.
+fn template(gguf: &Gguf) -> Option<TemplateReport> {
+    let source = gguf.metadata().str("tokenizer.chat_template").ok()??;
+    Some(TemplateReport::compare(source, &Tokenizer::from_gguf(gguf).ok()?))
 }
 
 impl Report<'_> {

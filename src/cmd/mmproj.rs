@@ -55,7 +55,7 @@ pub(super) fn patch_config(path: Option<&Path>, gguf: &Gguf) -> Option<PatchConf
 }
 
 /// Where the projector of the model at `path` may lie, the likeliest place first.
-fn candidates(path: &Path) -> Vec<PathBuf> {
+pub(super) fn candidates(path: &Path) -> Vec<PathBuf> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let whole = without_part(&stem);
     let base = without_type(whole);

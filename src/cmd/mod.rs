@@ -4,13 +4,17 @@ pub mod bench;
 pub mod chat;
 mod chat_format;
 pub mod detokenize;
+pub mod doctor;
 pub mod generator;
 pub mod inspect;
 pub mod merge;
 mod mmproj;
 mod open;
 pub mod perplexity;
+pub mod plan_table;
 mod prompt;
+pub mod quantize;
+pub mod recipe;
 mod request;
 pub mod run;
 pub mod split;
@@ -29,7 +33,9 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
+        Some(Command::Doctor(args)) => doctor::run(args, printer),
         Some(Command::Split(args)) => split::run(args, printer),
         Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),

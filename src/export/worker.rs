@@ -12,7 +12,7 @@ use super::error::ExportError;
 use super::pieces::Piece;
 use super::target::Target;
 use super::{Encoding, OutputFile, PlannedTensor};
-use crate::ggml::{DType, quantize_rows};
+use crate::ggml::{DType, needs_importance, quantize_rows};
 use crate::gguf::{NotFinite, TensorType, not_finite};
 
 /// What workers share.
@@ -147,7 +147,7 @@ pub(super) fn check(tensor: &PlannedTensor<'_>) -> Result<(), ExportError> {
         return Err(ExportError::NoConversion { tensor: name(), from, to: ty });
     }
     let dtype = DType::from_id(ty.ggml_id()).expect("the types are ggml's");
-    if tensor.importance.is_none() && dtype.needs_importance() {
+    if tensor.importance.is_none() && needs_importance(dtype) {
         return Err(ExportError::NeedsImportance { tensor: name(), ty });
     }
     Ok(())

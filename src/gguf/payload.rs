@@ -97,7 +97,8 @@ impl Gguf {
         Ok(())
     }
 
-    fn check_tensor(&self, tensor: &TensorInfo) -> Result<(), GgufError> {
+    /// Reads one tensor and refuses it if it contains NaN or infinity.
+    pub fn check_tensor(&self, tensor: &TensorInfo) -> Result<(), GgufError> {
         let found = not_finite(tensor.ty, self.data(tensor));
         let part = &self.parts()[tensor.part];
         let start = tensor.offset as usize;

@@ -34,7 +34,7 @@ pub use kv_cache::{CellPool, Cells, KvCache};
 pub use loader::{Linear, Placement};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
 pub use metadata::metadata_of;
-pub use mix::{MIXES, Mix};
+pub use mix::{Facts, MIXES, Mix, Part, fitting};
 pub use projector::{Activation, Projector};
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{
@@ -45,7 +45,7 @@ pub use text_graph::{ImageInputs, TextGraph, TextInputs, TextShape};
 pub use vision_graph::{VisionGraph, VisionStage, VisionState, lay_out};
 pub use vision_spec::{check_mmproj, check_vision_tensors, expected_vision_tensors};
 pub use vision_weights::{VisionLayer, VisionWeights};
-pub use vocab::check_vocab;
+pub use vocab::{check_vocab, vocab_faults};
 pub use weights::{Layer, Weights};
 
 use crate::gguf::Gguf;

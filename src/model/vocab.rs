@@ -47,6 +47,17 @@ pub fn check_vocab(gguf: &Gguf, hparams: &Hparams) -> Result<(), ModelError> {
     let mut faults = Vec::new();
     check_kind(metadata, "tokenizer.ggml.model", MODELS, &mut faults)?;
     check_kind(metadata, "tokenizer.ggml.pre", PRES, &mut faults)?;
+    faults.extend(vocab_faults(gguf, hparams)?);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(ModelError::Vocab { label: gguf.label().clone(), faults })
+}
+
+/// What in the vocabulary of `gguf` contradicts itself or the embedding, whatever its kind.
+pub fn vocab_faults(gguf: &Gguf, hparams: &Hparams) -> Result<Vec<String>, GgufError> {
+    let metadata = gguf.metadata();
+    let mut faults = Vec::new();
     check_counts(gguf, hparams, &mut faults)?;
     if let Some(tokens) = metadata.strings(TOKENS)? {
         let ids = check_tokens(tokens, &mut faults);
@@ -62,10 +73,7 @@ pub fn check_vocab(gguf: &Gguf, hparams: &Hparams) -> Result<(), ModelError> {
             faults.push(format!("key '{key}': id {id} in a vocabulary of {n_vocab} tokens"));
         }
     }
-    if faults.is_empty() {
-        return Ok(());
-    }
-    Err(ModelError::Vocab { label: gguf.label().clone(), faults })
+    Ok(faults)
 }
 
 fn check_kind(

@@ -2,6 +2,7 @@
 //! and what is accepted must be safe to use. Deterministic: the same mutants in every run.
 
 use super::gw::Writer;
+use gust::doctor;
 use gust::gguf::Gguf;
 use gust::model::{self, YarnPolicy, validate};
 
@@ -11,6 +12,9 @@ fn survives(bytes: Vec<u8>) -> bool {
     let Ok(gguf) = Gguf::from_bytes("mutant", bytes) else { return false };
     let n_data: u64 = gguf.tensors().iter().map(|tensor| gguf.data(tensor).len() as u64).sum();
     assert!(n_data <= n_bytes);
+    for finding in doctor::examine(&gguf, &doctor::Companions::default()) {
+        assert!(!format!("{}{}", finding.place, finding.found).contains('\u{1b}'));
+    }
     let _ = model::Projector::from_gguf(&gguf).map_err(|error| error.to_string());
     match validate(&gguf, YarnPolicy::Correct) {
         Ok((hparams, _)) => {

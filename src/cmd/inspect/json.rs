@@ -5,9 +5,8 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::template::{Probe, TemplateReport};
 use super::{Args, KV_TYPES, Report, Totals};
-use crate::chat::Version;
+use crate::chat::{Probe, TemplateReport, Version};
 use crate::gguf::{Array, Gguf, Value};
 use crate::model::{self, Hparams, Projector, RopeScaling};
 

@@ -5,8 +5,8 @@
 
 use std::fmt::Write;
 
-use super::template::TemplateReport;
 use super::{Args, KV_TYPES, Report, Totals};
+use crate::chat::TemplateReport;
 use crate::gguf::{Array, Gguf, Value, escape};
 use crate::model::{self, Hparams, Projector, RopeScaling};
 use crate::term::Printer;

@@ -3,17 +3,16 @@
 //! Files are converted by many hands, and their templates are edited. Ours is used for models of the
 //! family, so a reader should know what the file would have done. A handful of conversations is
 //! written by both. Other models are given their template's prompts, and there is nothing to compare.
-//! A template that fails is a finding, never a failure of `inspect`.
+//! A template that fails is a finding, never a failure: `inspect` shows it, `doctor` judges it.
 
 use std::sync::Arc;
 
 use chrono::NaiveDateTime;
 
-use crate::chat::{
+use super::{
     AssistantMessage, ChatFormat, ChatRequest, ContentChunk, Message, ReasoningEffort, Template,
     Tool, ToolCall, ToolMessage, Version,
 };
-use crate::gguf::Gguf;
 use crate::tokenizer::{TokenId, Tokenizer};
 use crate::vision::{Image, PatchConfig};
 
@@ -23,41 +22,39 @@ const N_SHOWN: usize = 8;
 const PIXEL: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==";
 
 /// What is known of a file's chat template.
-pub(super) struct TemplateReport {
+#[derive(Debug)]
+pub struct TemplateReport {
     /// Length of the template.
-    pub(super) n_bytes: usize,
+    pub n_bytes: usize,
     /// The version of our encoder if it is used instead; `None` where the template itself is used.
-    pub(super) version: Option<Version>,
+    pub version: Option<Version>,
     /// Why the template cannot be used, if it cannot.
-    pub(super) error: Option<String>,
+    pub error: Option<String>,
     /// Conversations that were written by both.
-    pub(super) probes: Vec<Probe>,
+    pub probes: Vec<Probe>,
 }
 
 /// A conversation written by both.
-pub(super) struct Probe {
+#[derive(Debug)]
+pub struct Probe {
     /// What it is about.
-    pub(super) name: &'static str,
+    pub name: &'static str,
     /// Where the prompts part, if they do.
-    pub(super) difference: Option<Difference>,
+    pub difference: Option<Difference>,
 }
 
 /// The beginnings of two different continuations.
-pub(super) struct Difference {
+#[derive(Debug)]
+pub struct Difference {
     /// As the file's template writes it, or why it does not.
-    pub(super) template: String,
+    pub template: String,
     /// As our encoder writes it.
-    pub(super) ours: String,
+    pub ours: String,
 }
 
 impl TemplateReport {
-    /// The report of a file that has a template and a vocabulary that we can read.
-    pub(super) fn of(gguf: &Gguf) -> Option<Self> {
-        let source = gguf.metadata().str("tokenizer.chat_template").ok()??;
-        Some(Self::compare(source, &Tokenizer::from_gguf(gguf).ok()?))
-    }
-
-    fn compare(source: &str, tokenizer: &Tokenizer) -> Self {
+    /// Writes conversations with the template `source` and with the encoder of the vocabulary's version.
+    pub fn compare(source: &str, tokenizer: &Tokenizer) -> Self {
         let version = match ChatFormat::of(tokenizer, Some(source)) {
             Ok(ChatFormat::Mistral(version)) => Some(version),
             Ok(ChatFormat::Template(_)) | Err(_) => None,
@@ -78,12 +75,17 @@ impl TemplateReport {
     }
 
     /// How many conversations come out the same.
-    pub(super) fn n_same(&self) -> usize {
+    pub fn n_same(&self) -> usize {
         self.probes.iter().filter(|probe| probe.difference.is_none()).count()
     }
 }
 
 impl Probe {
+    /// Whether a template of the family, however edited, has nothing to write otherwise here.
+    pub fn is_simplest(&self) -> bool {
+        self.name == SIMPLEST
+    }
+
     /// `None` where our encoder has no such conversation.
     fn run(
         name: &'static str,
@@ -150,6 +152,9 @@ fn weather_told() -> Vec<Message> {
     vec![Message::Assistant(said), Message::Tool(result)]
 }
 
+/// The conversation that every template of the family writes as the encoder does.
+const SIMPLEST: &str = "a system prompt";
+
 /// Conversations that show what templates are edited for.
 fn probes() -> Vec<(&'static str, ChatRequest)> {
     let of = |messages: Vec<Message>| ChatRequest { messages, ..ChatRequest::default() };
@@ -158,7 +163,7 @@ fn probes() -> Vec<(&'static str, ChatRequest)> {
     let mut thought = said("4");
     thought.content.insert(0, thinking);
     let mut all = vec![
-        ("a system prompt", of(vec![system.clone(), hello.clone()])),
+        (SIMPLEST, of(vec![system.clone(), hello.clone()])),
         ("no system prompt", of(vec![hello.clone()])),
         (
             "reasoning",
@@ -228,7 +233,7 @@ mod tests {
 
     #[test]
     fn differences_are_named() {
-        let own = include_str!("../../../tests/golden/template/medium-3.5.jinja");
+        let own = include_str!("../../tests/golden/template/medium-3.5.jinja");
         // It has a system prompt for conversations without one.
         assert_eq!(differing(own), ["no system prompt"]);
         let edited = own.replace("[TOOL_CALLS]", "[TOOL_CALLS] ");
