@@ -179,8 +179,8 @@ pub(super) fn q2_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q2_K_BYTES]
             (scales[j], mins[j]) = (block[j] & 15, block[j] >> 4);
         }
         let values = scaled.values(lane, scales, mins);
-        let rounding = Rounding { low: 0, high: 3 };
-        let levels = levels::<_, 16>(rounding, x, &values, &searched, lane);
+        let rounding = Rounding { low: 0.0, high: 3.0 };
+        let levels = levels::<S, 16>(s, rounding, x, &values, &searched, lane);
         pack_2_bits(&levels, &mut block[16..80]);
         block[80..82].copy_from_slice(&scaled.d.bits[lane].to_le_bytes());
         block[82..84].copy_from_slice(&scaled.d_min.bits[lane].to_le_bytes());
@@ -191,9 +191,11 @@ pub(super) fn q2_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q2_K_BYTES]
 #[inline(always)]
 pub(super) fn pack_2_bits(levels: &[u8; QK_K], out: &mut [u8]) {
     for (half, out) in levels.as_chunks::<128>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+        let mut packed = [0; 32];
         for l in 0..32 {
-            out[l] = half[l] | half[l + 32] << 2 | half[l + 64] << 4 | half[l + 96] << 6;
+            packed[l] = half[l] | half[l + 32] << 2 | half[l + 64] << 4 | half[l + 96] << 6;
         }
+        *out = packed;
     }
 }
 
@@ -206,14 +208,16 @@ pub(super) fn q4_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q4_K_BYTES]
     let scaled = scaled::<S, 32, 8>(s, &Q4_K, batch, &mut searched);
     // With importance C does not limit the levels, and packs what it has.
     let top = if batch.importance.is_some() { 255 } else { 63 };
-    let rounding = Rounding { low: 0, high: 15 };
+    let rounding = Rounding { low: 0.0, high: 15.0 };
     for (lane, (block, x)) in out.iter_mut().zip(batch.x).enumerate() {
         let values = pack_header(&scaled, lane, top, block);
-        let levels = levels::<_, 32>(rounding, x, &values, &searched, lane);
+        let levels = levels::<S, 32>(s, rounding, x, &values, &searched, lane);
         for (l, out) in levels.as_chunks::<64>().0.iter().zip(block[16..].as_chunks_mut::<32>().0) {
+            let mut packed = [0; 32];
             for i in 0..32 {
-                out[i] = l[i] | l[i + 32] << 4;
+                packed[i] = l[i] | l[i + 32] << 4;
             }
+            *out = packed;
         }
     }
 }
@@ -225,17 +229,19 @@ pub(super) const Q5_K_BYTES: usize = 176;
 pub(super) fn q5_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q5_K_BYTES]]) {
     let mut searched = [s.splat(0.0); QK_K];
     let scaled = scaled::<S, 32, 8>(s, &Q5_K, batch, &mut searched);
-    let rounding = Rounding { low: 0, high: 31 };
+    let rounding = Rounding { low: 0.0, high: 31.0 };
     for (lane, (block, x)) in out.iter_mut().zip(batch.x).enumerate() {
         let values = pack_header(&scaled, lane, 63, block);
-        let levels = levels::<_, 32>(rounding, x, &values, &searched, lane);
+        let levels = levels::<S, 32>(s, rounding, x, &values, &searched, lane);
         let mut high = [0; 32];
         let low = block[48..].as_chunks_mut::<32>().0;
         for (n, (l, out)) in levels.as_chunks::<64>().0.iter().zip(low).enumerate() {
+            let mut packed = [0; 32];
             for i in 0..32 {
-                out[i] = l[i] & 15 | l[i + 32] << 4;
+                packed[i] = l[i] & 15 | l[i + 32] << 4;
                 high[i] |= (l[i] >> 4) << (2 * n) | (l[i + 32] >> 4) << (2 * n + 1);
             }
+            *out = packed;
         }
         block[16..48].copy_from_slice(&high);
     }

@@ -1,12 +1,11 @@
 //! Up to sixteen super-blocks that are quantized at once, and what all formats do with them.
 //!
 //! Searches take the numbers turned, the same place of all super-blocks in one vector. The last
-//! step, rounding with the scales as stored, goes along the rows as they lie: plain loops there
-//! become vector code by themselves.
+//! step, rounding with the scales as stored, goes along the rows as they lie.
 
 use ggml_sys as sys;
 
-use super::lanes::{Floats, LANES, Simd, nearest_int};
+use super::lanes::{Floats, LANES, Simd};
 
 /// Numbers in a super-block.
 pub(super) const QK_K: usize = 256;
@@ -94,33 +93,34 @@ impl Halves {
 /// added.
 #[derive(Clone, Copy)]
 pub(super) struct Rounding {
-    pub(super) low: i32,
-    pub(super) high: i32,
+    pub(super) low: f32,
+    pub(super) high: f32,
 }
 
-/// The levels of a super-block, with its `N` numbers to a sub-block. Where a scale is zero, ggml leaves
-/// what its search had, which is lane `lane` of `searched`.
+/// The levels of a super-block, with its scales and minima of `N` numbers each. Where a scale is zero,
+/// ggml leaves what its search had, which is lane `lane` of `searched`.
 #[inline(always)]
-pub(super) fn levels<F: Floats, const N: usize>(
+pub(super) fn levels<S: Simd, const N: usize>(
+    s: S,
     rounding: Rounding,
     x: &[f32; QK_K],
     scales: &[(f32, f32)],
-    searched: &[F; QK_K],
+    searched: &[S::F; QK_K],
     lane: usize,
 ) -> [u8; QK_K] {
-    let Rounding { low, high } = rounding;
+    let (low, high) = (s.splat(rounding.low), s.splat(rounding.high));
     let mut levels = [0; QK_K];
-    let sub_blocks = levels.as_chunks_mut::<N>().0.iter_mut().zip(x.as_chunks::<N>().0);
-    for (j, ((out, x), &(scale, min))) in sub_blocks.zip(scales).enumerate() {
+    let vectors = levels.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0);
+    for (i, (out, x)) in vectors.enumerate() {
+        let (scale, min) = scales[i * LANES / N];
         if scale == 0.0 {
-            for (level, vector) in out.iter_mut().zip(&searched[j * N..]) {
-                *level = vector.store()[lane] as u8;
+            for (level, vector) in out.iter_mut().zip(&searched[i * LANES..]) {
+                *level = vector.store_u8()[lane];
             }
             continue;
         }
-        for i in 0..N {
-            out[i] = (nearest_int((x[i] + min) / scale).clamp(low, high) - low) as u8;
-        }
+        let level = ((s.load(x) + s.splat(min)) / s.splat(scale)).nearest();
+        *out = (level.min(high).max(low) - low).store_u8();
     }
     levels
 }

@@ -34,6 +34,8 @@ pub(super) trait Floats:
     /// A truth value per lane.
     type Mask: Copy + BitAnd<Output = Self::Mask>;
     fn store(self) -> [f32; LANES];
+    /// Whole numbers from 0 to 255.
+    fn store_u8(self) -> [u8; LANES];
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
     /// `self < other ? self : other`: the other one if either is not a number.
@@ -56,9 +58,3 @@ pub(super) trait Floats:
 
 /// 1.5·2²³: adding it to a number below 2²² leaves the nearest integer in the mantissa.
 pub(super) const ROUNDER: f32 = 12_582_912.0;
-
-/// `nearest_int` of one number.
-#[inline(always)]
-pub(super) fn nearest_int(value: f32) -> i32 {
-    ((value + ROUNDER).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
-}

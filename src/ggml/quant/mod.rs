@@ -5,8 +5,8 @@
 //! which does the same arithmetic in the same order for 16 super-blocks at once and gives the same
 //! bytes. Everything else, and every other processor, is ggml's.
 //!
-//! All functions are free of locks but for the first use of an IQ type, whose tables ggml builds
-//! inside a critical section of its own; any number of threads may convert rows at once.
+//! Any number of threads may convert rows at once: ggml builds the tables of IQ types at their first
+//! use, inside a critical section of its own.
 
 #[cfg(target_arch = "x86_64")]
 mod affine;
@@ -33,7 +33,7 @@ use super::DType;
 /// Quantizes whole rows of `n_per_row` values into `out`, which has exactly their size.
 ///
 /// `importance` weighs the error of each column, as an importance matrix holds it for the tensor. The
-/// bytes are those of `ggml_quantize_chunk`.
+/// bytes are those of `ggml_quantize_chunk`. Values are finite and within [`max_value`].
 pub fn quantize_rows(
     dtype: DType,
     values: &[f32],
@@ -43,6 +43,26 @@ pub fn quantize_rows(
 ) {
     let fastest = Quantizer::all().next().expect("ggml is always there");
     fastest.quantize_rows(dtype, values, n_per_row, importance, out);
+}
+
+/// The largest importance of a column that [`quantize_rows`] takes for every type: what is above is a
+/// fault, and lets ggml's sums leave f32.
+pub const MAX_IMPORTANCE: f32 = 1e15;
+
+/// The largest value, of either sign, that can be quantized to this type. ggml ends the process where
+/// the error of every point of a grid is infinite; with importances up to [`MAX_IMPORTANCE`] that
+/// begins at 2³⁵.
+pub fn max_value(dtype: DType) -> f32 {
+    match dtype.0 {
+        sys::GGML_TYPE_IQ1_S
+        | sys::GGML_TYPE_IQ1_M
+        | sys::GGML_TYPE_IQ2_XXS
+        | sys::GGML_TYPE_IQ2_XS
+        | sys::GGML_TYPE_IQ2_S
+        | sys::GGML_TYPE_IQ3_XXS
+        | sys::GGML_TYPE_IQ3_S => (1u32 << 30) as f32,
+        _ => f32::MAX,
+    }
 }
 
 /// Whether ggml can quantize to this type only with an importance matrix.
@@ -69,6 +89,12 @@ impl<'a> Rows<'a> {
         assert!(n_per_row > 0 && values.len().is_multiple_of(n_per_row), "whole rows only");
         let n_rows = values.len() / n_per_row;
         assert_eq!(n_out, n_rows * dtype.row_size(n_per_row as i64), "room for exactly these rows");
+        let max = max_value(dtype);
+        if max < f32::MAX {
+            let fits = |w: &f32| (0.0..=MAX_IMPORTANCE).contains(w);
+            assert!(importance.is_none_or(|columns| columns.iter().all(fits)), "importances");
+            assert!(values.iter().all(|x| x.abs() <= max), "values beyond {max} for {dtype:?}");
+        }
         match importance {
             Some(columns) => assert_eq!(columns.len(), n_per_row, "a number for each column"),
             None => assert!(!needs_importance(dtype), "{dtype:?} takes an importance matrix"),

@@ -72,7 +72,7 @@ pub(super) fn q6_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q6_K_BYTES]
         *scale = (iscale * *scale).nearest().min(s.splat(127.0));
     }
     let (scales, max_abs) = (stored(&scales), max_abs.store());
-    let rounding = Rounding { low: -32, high: 31 };
+    let rounding = Rounding { low: -32.0, high: 31.0 };
     for (lane, (block, x)) in out.iter_mut().zip(batch.x).enumerate() {
         if max_abs[lane] < GROUP_MAX_EPS {
             block.fill(0);
@@ -80,7 +80,7 @@ pub(super) fn q6_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q6_K_BYTES]
         }
         let scales = scales.map(|scale| scale[lane] as i32 as i8);
         let values = values(d.values[lane], &scales);
-        let levels = levels::<_, N>(rounding, x, &values, &searched, lane);
+        let levels = levels::<S, N>(s, rounding, x, &values, &searched, lane);
         pack_6_bits(&levels, block);
         for j in 0..N {
             block[192 + j] = scales[j] as u8;
@@ -92,16 +92,16 @@ pub(super) fn q6_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q6_K_BYTES]
 /// Writes `ql` and `qh`.
 #[inline(always)]
 fn pack_6_bits(levels: &[u8; QK_K], block: &mut [u8; Q6_K_BYTES]) {
-    let (low, high) = block.split_at_mut(128);
-    let low = low.as_chunks_mut::<64>().0;
-    let high = high.as_chunks_mut::<32>().0;
-    for ((l, low), high) in levels.as_chunks::<128>().0.iter().zip(low).zip(high) {
+    for (half, l) in levels.as_chunks::<128>().0.iter().enumerate() {
+        let (mut low, mut high) = ([0; 64], [0; 32]);
         for i in 0..32 {
             let (a, b, c, d) = (l[i], l[i + 32], l[i + 64], l[i + 96]);
             low[i] = a & 15 | c << 4;
             low[i + 32] = b & 15 | d << 4;
             high[i] = a >> 4 | (b >> 4) << 2 | (c >> 4) << 4 | (d >> 4) << 6;
         }
+        block[64 * half..][..64].copy_from_slice(&low);
+        block[128 + 32 * half..][..32].copy_from_slice(&high);
     }
 }
 
@@ -114,13 +114,13 @@ pub(super) fn q3_k<S: Simd>(s: S, batch: &Batch<'_>, out: &mut [[u8; Q3_K_BYTES]
         Some(importance) => q3_k_weighted(s, batch, importance, &mut searched),
     };
     let (d, scales) = (Halves::of(d.store()), stored(&scales));
-    let rounding = Rounding { low: -4, high: 3 };
+    let rounding = Rounding { low: -4.0, high: 3.0 };
     for (lane, (block, x)) in out.iter_mut().zip(batch.x).enumerate() {
         let scales = scales.map(|scale| scale[lane] as u8);
         pack_scales(&scales, &mut block[96..108]);
         let scales = scales.map(|scale| scale as i8 - 32);
         let values = values(d.values[lane], &scales);
-        let mut levels = levels::<_, N>(rounding, x, &values, &searched, lane);
+        let mut levels = levels::<S, N>(s, rounding, x, &values, &searched, lane);
         let mut high = [0; 32];
         for (bit, group) in levels.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             for i in 0..32 {

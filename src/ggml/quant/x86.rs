@@ -171,6 +171,17 @@ impl Floats for Wide {
     }
 
     #[inline(always)]
+    fn store_u8(self) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        // SAFETY: 16 bytes are written, and there is room for 16.
+        unsafe {
+            let packed = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0));
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), packed);
+        }
+        bytes
+    }
+
+    #[inline(always)]
     fn abs(self) -> Self {
         // SAFETY: see above.
         Wide(unsafe { _mm512_abs_ps(self.0) })
@@ -257,6 +268,20 @@ impl Floats for Pair {
             _mm256_storeu_ps(values.as_mut_ptr().add(LANES / 2), self.1);
         }
         values
+    }
+
+    #[inline(always)]
+    fn store_u8(self) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        // SAFETY: 16 bytes are written, and there is room for 16.
+        unsafe {
+            // Packing goes within halves of a register, so quarters are put right in between.
+            let (a, b) = (_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b));
+            let (a, b) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm_packus_epi16(a, b));
+        }
+        bytes
     }
 
     #[inline(always)]
