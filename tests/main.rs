@@ -9,6 +9,7 @@ mod constraint;
 mod engine;
 mod gguf;
 mod model;
+mod quantize;
 mod tidy;
 mod tokenizer;
 mod types;

@@ -88,6 +88,7 @@ def write_model(path: Path, model: dict, values=None) -> None:
         writer.add_layer_norm_rms_eps(1e-5)
         writer.add_rope_dimension_count(model["embd"] // model["heads"])
         writer.add_vocab_size(320)
+        writer.add_token_list([f"t{i}" for i in range(320)])
     for name, dims in tensors(model):
         dtype = np.float16 if len(dims) > 1 else np.float32
         shape = dims[::-1]
