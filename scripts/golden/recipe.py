@@ -143,7 +143,7 @@ def ask(program: Path, model: Path, ftype: str, imatrix: Path | None, flags: lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
-    parser.add_argument("--llama-quantize", type=Path, required=True, help="llama.cpp's program")
+    parser.add_argument("--quantizer", type=Path, required=True, help="llama.cpp's program llama-quantize")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     letters: dict[str, str] = {}
@@ -158,7 +158,7 @@ def main() -> None:
             if name == next(iter(MODELS)):
                 cases += [(ftype, False, flags) for ftype in ("Q4_K_M", "IQ3_M", "Q8_0") for flags in FLAGS]
             for ftype, weighted, flags in cases:
-                types = ask(args.llama_quantize, path, ftype, imatrix if weighted else None, flags)
+                types = ask(args.quantizer, path, ftype, imatrix if weighted else None, flags)
                 if types is None:
                     continue
                 order = order or list(types)

@@ -6,6 +6,7 @@ mod chat_format;
 pub mod detokenize;
 pub mod generator;
 pub mod inspect;
+pub mod merge;
 mod mmproj;
 mod open;
 pub mod perplexity;
@@ -15,6 +16,7 @@ pub mod quantize;
 pub mod recipe;
 mod request;
 pub mod run;
+pub mod split;
 mod text;
 pub mod tokenize;
 pub mod write;
@@ -32,6 +34,8 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
         Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
+        Some(Command::Split(args)) => split::run(args, printer),
+        Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
     }
