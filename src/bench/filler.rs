@@ -22,7 +22,9 @@ pub(super) fn tile(ty: TensorType) -> Vec<u8> {
     let mut random = Random::new(2);
     let values: Vec<f32> = (0..TILE).map(|_| STDDEV * random.normal()).collect();
     let dtype = DType::from_id(ty.ggml_id()).expect("mixes have ggml's types");
-    quantize_rows(dtype, &values, 256)
+    let mut bytes = vec![0; dtype.row_size(TILE as i64)];
+    quantize_rows(dtype, &values, 256, None, &mut bytes);
+    bytes
 }
 
 /// A vocabulary as the tokenizer wants it: control tokens, every byte, and words that mean nothing.

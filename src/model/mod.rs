@@ -31,7 +31,7 @@ pub use kv_cache::{CellPool, Cells, KvCache};
 pub use loader::{Linear, Placement};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
 pub use metadata::metadata_of;
-pub use mix::{MIXES, Mix};
+pub use mix::{Facts, MIXES, Mix, Part, fitting};
 pub use projector::{Activation, Projector};
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{

@@ -2,3 +2,10 @@
 //!
 //! A recipe is a named mix (`model::Mix`) with what the user changes about it. `convert` asks the same
 //! recipe for the tensors of a checkpoint.
+
+mod imatrix;
+mod legacy;
+mod statistics;
+
+pub use imatrix::{Imatrix, ImatrixError};
+pub use statistics::{Statistics, StatisticsError, Sums};
