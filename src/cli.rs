@@ -30,6 +30,8 @@ pub enum Command {
     Bench(cmd::bench::Args),
     /// Measure how well a model predicts a text
     Perplexity(cmd::perplexity::Args),
+    /// Collect activation statistics, which make a quantized file better
+    Imatrix(cmd::imatrix::Args),
     /// Show what is inside a GGUF file
     Inspect(cmd::inspect::Args),
     /// Turn text into token ids

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use gust::engine::{BatchRow, Engine, EngineOptions, Error, Session};
 use gust::ggml::{Backend, DType, Device, Scheduler};
 use gust::gguf::Gguf;
-use gust::model::{
-    self, InputSums, KvCache, Placement, TextGraph, TextShape, Weights, YarnPolicy,
-};
+use gust::model::{self, InputSums, KvCache, Placement, TextGraph, TextShape, Weights, YarnPolicy};
 
 use crate::model::{argmax, difference, golden_file, open};
 use crate::util::gguf_writer::{Writer, f32, u32};

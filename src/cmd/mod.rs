@@ -5,6 +5,7 @@ pub mod chat;
 mod chat_format;
 pub mod detokenize;
 pub mod generator;
+pub mod imatrix;
 pub mod inspect;
 mod mmproj;
 mod open;
@@ -26,6 +27,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Imatrix(args)) => imatrix::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),

@@ -29,8 +29,8 @@ use crate::constraint::ConstraintError;
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
-    CellPool, Hparams, InputSums, KvCache, ModelError, Placement, TextGraph, TextShape, Warning, Weights,
-    YarnPolicy, kv_bytes_per_token, validate,
+    CellPool, Hparams, InputSums, KvCache, ModelError, Placement, TextGraph, TextShape, Warning,
+    Weights, YarnPolicy, kv_bytes_per_token, validate,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
