@@ -15,6 +15,7 @@ mod request;
 pub mod run;
 mod text;
 pub mod tokenize;
+pub mod write;
 
 use crate::cli::Command;
 use crate::term::Printer;

@@ -5,14 +5,22 @@
 //! under their final names stands here, once: workers that take rows, convert and write them where the
 //! header says they go, the journal by which an interrupted run continues, and the checks before and after.
 
+mod error;
 mod fp8;
+mod job;
+mod journal;
+mod pieces;
 mod source;
+mod target;
+mod worker;
 
 use std::path::PathBuf;
 
-use crate::gguf::{TensorType, Value};
+use crate::gguf::{Gguf, TensorInfo, TensorType, Value};
 
+pub use error::ExportError;
 pub use fp8::e4m3_to_f32;
+pub use job::{InputFile, Job, Progress, Summary, run};
 pub use source::{Encoding, RowOrder, Scales, Source};
 
 /// One tensor of an output.
@@ -39,4 +47,12 @@ pub struct OutputFile<'a> {
     pub metadata: Vec<(String, Value)>,
     /// Tensors in the order in which they lie in the file.
     pub tensors: Vec<PlannedTensor<'a>>,
+}
+
+impl<'a> PlannedTensor<'a> {
+    /// A tensor as it is.
+    pub fn copy_of(gguf: &'a Gguf, tensor: &TensorInfo) -> Self {
+        let TensorInfo { name, ty, dims, .. } = tensor.clone();
+        Self { name, ty, dims, source: Source::of(gguf, tensor), importance: None }
+    }
 }

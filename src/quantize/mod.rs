@@ -5,7 +5,11 @@
 
 mod imatrix;
 mod legacy;
+mod recipe;
 mod statistics;
 
 pub use imatrix::{Imatrix, ImatrixError};
+pub use recipe::{
+    Candidate, Choice, Importances, Recipe, RecipeError, by_layer, is_float, name_pattern,
+};
 pub use statistics::{Statistics, StatisticsError, Sums};

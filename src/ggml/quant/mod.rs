@@ -80,6 +80,15 @@ pub fn dequantize_rows(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         }
         return;
     }
+    // ggml's loops take their blocks to be aligned; a file of another format need not be.
+    let copy;
+    let bytes = match bytes.as_ptr().align_offset(4) {
+        0 => bytes,
+        _ => {
+            copy = bytes.to_vec();
+            &copy
+        }
+    };
     // SAFETY: sizes were checked; the type's traits are a static table.
     unsafe {
         let traits = &*sys::ggml_get_type_traits(dtype.0);
