@@ -8,6 +8,7 @@ mod chat;
 mod constraint;
 mod engine;
 mod gguf;
+mod imatrix;
 mod model;
 mod tidy;
 mod tokenizer;

@@ -88,6 +88,9 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     statistics.chunk_size = n_ctx as u32;
     let start = Instant::now();
     let n_before = statistics.n_chunks;
+    if n_before > 0 {
+        printer.note(format!("going on after {n_before} of {n_total} chunks"));
+    }
     let work = Work { run, engine, windows, printer, save_every: args.save_every };
     work.collect(&mut statistics, args.process_output)?;
     let n_done = statistics.n_chunks;
