@@ -114,7 +114,7 @@ fn origin(engine: &Engine, settings: &str) -> Origin {
 /// Runs to the end, breaking off and going on from the file after every `n_groups`.
 fn run_in_stages(path: &Path, n_ctx: usize, n_groups: usize) -> Vec<u8> {
     let engine = tiny((n_ctx * Windows::n_parallel(n_ctx)) as u32);
-    let windows = Windows::new(&engine, &text(), n_ctx, None).unwrap();
+    let windows = Windows::new(&engine, &text(), n_ctx, Some(2000 / n_ctx)).unwrap();
     loop {
         let origin = origin(&engine, "any");
         let (run, mut statistics) = Run::open(path, origin, &[], Replace::default()).unwrap();
