@@ -13,7 +13,7 @@ use gust::gguf::Gguf;
 use gust::imatrix::{CollectError, Origin, Replace, Run, collect};
 use gust::model::{self, YarnPolicy};
 use gust::perplexity::Windows;
-use gust::quantize::{Imatrix, Statistics};
+use gust::quantize::{Imatrix, Statistics, Sums};
 
 fn tiny(n_ctx: u32) -> Arc<Engine> {
     let options = EngineOptions {
@@ -161,6 +161,18 @@ fn a_cancelled_pass_counts_for_nothing() {
     .unwrap();
     assert_eq!(statistics.n_chunks, 1);
     assert!(statistics.entries.values().all(|sums| sums.counts == [512]));
+}
+
+#[test]
+fn sums_of_another_shape_are_refused() {
+    let engine = tiny(512);
+    let windows = Windows::new(&engine, &text(), 512, Some(1)).unwrap();
+    let bad = Sums { sums: vec![1.0; 3], counts: vec![512] };
+    let entries = [("blk.0.attn_q.weight".to_owned(), bad)].into();
+    let mut left = Statistics { entries, ..Statistics::default() };
+    let run = collect(&engine, &windows, false, &mut left, |_| Ok(ControlFlow::Continue(())));
+    let error = run.unwrap_err().to_string();
+    assert!(error.contains("'blk.0.attn_q.weight'") && error.contains("found 3"), "{error}");
 }
 
 #[test]

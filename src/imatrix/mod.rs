@@ -40,6 +40,11 @@ pub enum CollectError {
         path.display()
     )]
     Left { path: PathBuf, reason: String },
+    #[error(
+        "entry '{name}' of what an earlier run has left: expected {expected} columns of one matrix, found \
+         {found}; --restart throws it away"
+    )]
+    Columns { name: String, expected: usize, found: usize },
     #[error("{}: is read by this run and cannot be its output", path.display())]
     IsInput { path: PathBuf },
 }
@@ -66,7 +71,7 @@ pub fn collect(
             Err(Error::Cancelled) => return Ok(()),
             sums => sums?,
         };
-        add(statistics, sums, (group.len() * n_ctx) as i64);
+        add(statistics, sums, (group.len() * n_ctx) as i64)?;
         statistics.n_chunks += group.len() as u32;
         if added(statistics)?.is_break() {
             break;
@@ -96,17 +101,27 @@ fn group_sums(
     Ok(total)
 }
 
-fn add(statistics: &mut Statistics, sums: Vec<ColumnSums>, n_tokens: i64) {
+fn add(
+    statistics: &mut Statistics,
+    sums: Vec<ColumnSums>,
+    n_tokens: i64,
+) -> Result<(), CollectError> {
     for ColumnSums { matrices, squares } in sums {
         for name in matrices {
             let entry = statistics
                 .entries
-                .entry(name)
+                .entry(name.clone())
                 .or_insert_with(|| Sums { sums: vec![0.0; squares.len()], counts: vec![0] });
+            let (expected, found) = (squares.len(), entry.sums.len());
+            // A file says what it likes, whatever its keys.
+            if found != expected || entry.counts.len() != 1 {
+                return Err(CollectError::Columns { name, expected, found });
+            }
             add_to(&mut entry.sums, &squares);
             entry.counts[0] += n_tokens;
         }
     }
+    Ok(())
 }
 
 fn add_to(total: &mut [f32], more: &[f32]) {
