@@ -32,8 +32,14 @@ pub enum Command {
     Perplexity(cmd::perplexity::Args),
     /// Collect activation statistics, which make a quantized file better
     Imatrix(cmd::imatrix::Args),
+    /// Write a GGUF file in smaller types
+    Quantize(cmd::quantize::Args),
     /// Show what is inside a GGUF file
     Inspect(cmd::inspect::Args),
+    /// Cut a GGUF file into parts
+    Split(cmd::split::Args),
+    /// Put the parts of a split GGUF file together
+    Merge(cmd::merge::Args),
     /// Turn text into token ids
     Tokenize(cmd::tokenize::Args),
     /// Turn token ids into text

@@ -7,12 +7,17 @@ pub mod detokenize;
 pub mod generator;
 pub mod imatrix;
 pub mod inspect;
+pub mod merge;
 mod mmproj;
 mod open;
 pub mod perplexity;
+pub mod plan_table;
 mod prompt;
+pub mod quantize;
+pub mod recipe;
 mod request;
 pub mod run;
+pub mod split;
 mod text;
 pub mod tokenize;
 pub mod write;
@@ -29,7 +34,10 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
         Some(Command::Imatrix(args)) => imatrix::run(args, printer),
+        Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
+        Some(Command::Split(args)) => split::run(args, printer),
+        Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
     }

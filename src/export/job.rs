@@ -18,7 +18,7 @@ use super::journal::Journal;
 use super::pieces::{self, Piece};
 use super::target::{self, Target};
 use super::worker::{self, Buffers, Finished, Work};
-use crate::gguf::Layout;
+use crate::gguf::{Gguf, Layout};
 
 /// How often Ctrl-C and progress are looked after.
 const TICK: Duration = Duration::from_millis(100);
@@ -91,6 +91,11 @@ impl InputFile {
         let (modified, metadata) = found?;
         let identity = (metadata.dev(), metadata.ino());
         Ok(Self { path: path.to_owned(), n_bytes: metadata.len(), modified, identity })
+    }
+
+    /// The files that a GGUF consists of.
+    pub fn of_parts(gguf: &Gguf) -> Result<Vec<Self>, ExportError> {
+        gguf.parts().iter().filter_map(|part| part.path()).map(Self::of).collect()
     }
 
     /// Whether `metadata` is this file's, by whatever name it was found.

@@ -12,6 +12,8 @@ mod journal;
 mod pieces;
 mod source;
 mod target;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::path::PathBuf;
@@ -55,4 +57,16 @@ impl<'a> PlannedTensor<'a> {
         let TensorInfo { name, ty, dims, .. } = tensor.clone();
         Self { name, ty, dims, source: Source::of(gguf, tensor), importance: None }
     }
+}
+
+/// The keys of a GGUF that hold for its content, in their order: not how it is split, nor how its bytes are
+/// aligned, which every output says for itself.
+pub fn content_metadata(gguf: &Gguf) -> Vec<(String, Value)> {
+    let is_content = |key: &str, value: &Value| match key {
+        "split.no" | "split.count" | "split.tensors.count" => false,
+        "general.alignment" => *value == Value::U32(32),
+        _ => true,
+    };
+    let keys = gguf.metadata().iter().filter(|(key, value)| is_content(key, value));
+    keys.map(|(key, value)| (key.to_owned(), value.clone())).collect()
 }
