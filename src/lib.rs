@@ -27,6 +27,7 @@ pub mod engine;
 pub mod export;
 pub mod ggml;
 pub mod gguf;
+pub mod imatrix;
 pub mod mapped;
 pub mod model;
 pub mod perplexity;

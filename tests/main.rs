@@ -11,6 +11,7 @@ mod doctor;
 mod engine;
 mod export;
 mod gguf;
+mod imatrix;
 mod model;
 mod quantize;
 mod tidy;

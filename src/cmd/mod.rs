@@ -6,6 +6,7 @@ mod chat_format;
 pub mod detokenize;
 pub mod doctor;
 pub mod generator;
+pub mod imatrix;
 pub mod inspect;
 pub mod merge;
 mod mmproj;
@@ -33,6 +34,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Imatrix(args)) => imatrix::run(args, printer),
         Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
         Some(Command::Doctor(args)) => doctor::run(args, printer),

@@ -55,7 +55,8 @@ fn mmproj(args: &ModelArgs, gguf: &Gguf, printer: &Printer) -> Result<Option<Ggu
     Ok(found.mmproj)
 }
 
-fn opened(
+/// Opens the engine of an opened file, with progress and warnings.
+pub(super) fn opened(
     args: &ModelArgs,
     gguf: Gguf,
     mmproj: Option<Gguf>,

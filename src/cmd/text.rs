@@ -38,7 +38,8 @@ impl TextArgs {
         }
     }
 
-    fn name(&self) -> String {
+    /// The file's name as it was given, or `stdin`.
+    pub(super) fn name(&self) -> String {
         match &self.file {
             Some(path) if path.as_os_str() != "-" => path.display().to_string(),
             _ => "stdin".to_owned(),

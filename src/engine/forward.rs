@@ -1,7 +1,7 @@
 //! One forward pass over rows of several sessions.
 
 use crate::ggml::{GgmlError, Ready, Scheduler};
-use crate::model::{KvCache, TextGraph, TextInputs, TextShape};
+use crate::model::{InputSums, KvCache, TextGraph, TextInputs, TextShape};
 use crate::tokenizer::TokenId;
 
 use super::{Engine, Error, ImageRows, N_BATCH, Session};
@@ -44,6 +44,24 @@ impl BatchRow<'_> {
     }
 }
 
+/// Σ x² over the tokens of a pass, for each column of a matrix's input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnSums {
+    /// The matrices with this input, by their names in the file.
+    pub matrices: Vec<String>,
+    /// As many as the matrices have columns.
+    pub squares: Vec<f32>,
+}
+
+/// What a pass computes for its caller.
+#[derive(Debug)]
+enum Wanted<'a> {
+    /// Appended.
+    Logits(&'a mut Vec<f32>),
+    /// Appended.
+    Sums(InputSums, &'a mut Vec<ColumnSums>),
+}
+
 /// What forward passes need and only one of them can have at a time.
 #[derive(Debug)]
 pub(super) struct Runtime {
@@ -79,10 +97,30 @@ impl Engine {
     ///
     /// On an error no session has changed. Only one pass runs at a time; others wait.
     pub fn forward(&self, rows: &mut [BatchRow<'_>], logits: &mut Vec<f32>) -> Result<(), Error> {
+        self.pass(rows, Wanted::Logits(logits))
+    }
+
+    /// Runs the rows, which want no logits, in one pass and returns sums over what each matrix's input
+    /// was, from the first layer to the last; that of the output matrix comes last, if it is wanted.
+    ///
+    /// On an error no session has changed.
+    pub fn column_sums(
+        &self,
+        rows: &mut [BatchRow<'_>],
+        with_output: bool,
+    ) -> Result<Vec<ColumnSums>, Error> {
+        assert!(rows.iter().all(|row| row.n_logits == 0), "sums leave out the last matrices");
+        let mut sums = Vec::new();
+        let which = if with_output { InputSums::LayersAndOutput } else { InputSums::Layers };
+        self.pass(rows, Wanted::Sums(which, &mut sums))?;
+        Ok(sums)
+    }
+
+    fn pass(&self, rows: &mut [BatchRow<'_>], wanted: Wanted<'_>) -> Result<(), Error> {
         self.check(rows)?;
         let mut runtime = self.runtime.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.take_cells(rows)?;
-        let done = self.run(&mut runtime, rows, logits);
+        let done = self.run(&mut runtime, rows, wanted);
         match done {
             Ok(()) => {
                 rows.iter_mut().for_each(BatchRow::commit);
@@ -135,7 +173,7 @@ impl Engine {
         &self,
         runtime: &mut Runtime,
         rows: &[BatchRow<'_>],
-        logits: &mut Vec<f32>,
+        mut wanted: Wanted<'_>,
     ) -> Result<(), Error> {
         let Runtime { sched, kv, graph, inputs } = runtime;
         let n_embd = self.hparams.n_embd as usize;
@@ -145,6 +183,10 @@ impl Engine {
             n_kv: kv.view_for(last_cell.map_or(0, |&cell| cell as usize)),
             n_outputs: rows.iter().map(|row| row.n_logits).sum(),
             n_image_rows: rows.iter().map(|row| row.image_rows(n_embd).count()).sum(),
+            sums: match wanted {
+                Wanted::Logits(_) => InputSums::Nothing,
+                Wanted::Sums(which, _) => which,
+            },
         };
         kv.zero_below(shape.n_kv);
         if graph.as_ref().is_none_or(|graph| graph.shape != shape) {
@@ -152,8 +194,8 @@ impl Engine {
         }
         let text = graph.as_mut().expect("it was built above");
         self.fill(inputs, rows, shape);
-        let n_before = logits.len();
-        let done = compute(text, sched, inputs, logits);
+        let n_before = wanted.len();
+        let done = compute(text, sched, inputs, &mut wanted);
         if done.is_err() {
             // Its place in the working memory may be half planned.
             *graph = None;
@@ -164,11 +206,8 @@ impl Engine {
                 Err(Error::Cancelled)
             }
             Err(error) => Err(error.into()),
-            Ok(()) => {
-                let mut rows = logits[n_before..].chunks(self.hparams.n_vocab as usize);
-                let finite = rows.all(|row| row.iter().any(|logit| logit.is_finite()));
-                if finite { Ok(()) } else { Err(Error::NotFinite) }
-            }
+            Ok(()) if wanted.finite_from(n_before, self.hparams.n_vocab as usize) => Ok(()),
+            Ok(()) => Err(Error::NotFinite),
         }
     }
 
@@ -217,15 +256,46 @@ fn compute(
     text: &mut TextGraph,
     sched: &mut Scheduler,
     values: &InputValues,
-    logits: &mut Vec<f32>,
+    wanted: &mut Wanted<'_>,
 ) -> Result<(), GgmlError> {
     let mut ready = sched.ready(&mut text.graph)?;
     values.set(&text.inputs, &mut ready);
     let computed = ready.compute()?;
-    if let Some(output) = text.logits {
-        computed.read(output, logits);
+    match wanted {
+        Wanted::Logits(logits) => {
+            if let Some(output) = text.logits {
+                computed.read(output, logits);
+            }
+        }
+        Wanted::Sums(_, sums) => sums.extend(text.sums.iter().map(|sum| {
+            let mut squares = Vec::new();
+            computed.read(sum.squares, &mut squares);
+            ColumnSums { matrices: sum.matrices.clone(), squares }
+        })),
     }
     Ok(())
+}
+
+impl Wanted<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Wanted::Logits(logits) => logits.len(),
+            Wanted::Sums(_, sums) => sums.len(),
+        }
+    }
+
+    /// Whether what came after the first `n` makes sense: a number among each token's logits, and
+    /// nothing but numbers among sums.
+    fn finite_from(&self, n: usize, n_vocab: usize) -> bool {
+        match self {
+            Wanted::Logits(logits) => {
+                logits[n..].chunks(n_vocab).all(|row| row.iter().any(|logit| logit.is_finite()))
+            }
+            Wanted::Sums(_, sums) => {
+                sums[n..].iter().all(|sum| sum.squares.iter().all(|x| x.is_finite()))
+            }
+        }
+    }
 }
 
 impl InputValues {

@@ -18,7 +18,7 @@ mod session;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-pub use forward::BatchRow;
+pub use forward::{BatchRow, ColumnSums};
 pub use generate::{End, Generation};
 pub use machine::{default_n_threads, memory_available};
 pub use prompt::{ImageMark, ImageRows, ImageSpan, Prompt};
@@ -29,8 +29,8 @@ use crate::constraint::ConstraintError;
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
-    CellPool, Hparams, KvCache, ModelError, Placement, TextGraph, TextShape, Warning, Weights,
-    YarnPolicy, kv_bytes_per_token, validate,
+    CellPool, Hparams, InputSums, KvCache, ModelError, Placement, TextGraph, TextShape, Warning,
+    Weights, YarnPolicy, kv_bytes_per_token, validate,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -178,6 +178,7 @@ impl Engine {
             n_kv: n_ctx as usize,
             n_outputs: 1,
             n_image_rows: if vision.is_some() { N_BATCH } else { 0 },
+            sums: InputSums::Nothing,
         };
         let graph = TextGraph::build(&hparams, &weights, &kv, worst).graph;
         let n_nodes_max = TextGraph::n_nodes_max(&hparams);

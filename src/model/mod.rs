@@ -41,7 +41,7 @@ pub use spec::{
     Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors,
     expected_tensors, medium_3_5,
 };
-pub use text_graph::{ImageInputs, TextGraph, TextInputs, TextShape};
+pub use text_graph::{ImageInputs, InputSums, SummedInput, TextGraph, TextInputs, TextShape};
 pub use vision_graph::{VisionGraph, VisionStage, VisionState, lay_out};
 pub use vision_spec::{check_mmproj, check_vision_tensors, expected_vision_tensors};
 pub use vision_weights::{VisionLayer, VisionWeights};

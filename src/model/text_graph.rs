@@ -4,6 +4,8 @@
 //! llama.cpp's, so that traces can be laid side by side. Shapes are in ggml's order; `n` is the number
 //! of tokens in the batch.
 
+use std::cell::RefCell;
+
 use crate::ggml::{Graph, GraphBuilder, InputId, OutputId, Rope, Tensor};
 
 use super::loader::Linear;
@@ -21,6 +23,29 @@ pub struct TextShape {
     pub n_outputs: usize,
     /// Tokens that stand for a piece of a picture.
     pub n_image_rows: usize,
+    /// Which matrices' inputs are summed up; without logits only.
+    pub sums: InputSums,
+}
+
+/// Which matrices' inputs a graph sums up, besides what else it computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InputSums {
+    /// None: the graph has no operation for it.
+    #[default]
+    Nothing,
+    /// Those of every layer.
+    Layers,
+    /// Those of every layer and of the output matrix.
+    LayersAndOutput,
+}
+
+/// An input that one or more matrices multiply with.
+#[derive(Debug)]
+pub struct SummedInput {
+    /// The matrices, by their names in the file.
+    pub matrices: Vec<String>,
+    /// F32 `[1, 1, n_in]`, Σ x² over the batch's tokens for each column.
+    pub squares: OutputId,
 }
 
 /// The recorded transformer and its inputs.
@@ -34,6 +59,8 @@ pub struct TextGraph {
     pub inputs: TextInputs,
     /// F32 `[n_vocab, n_outputs]`; `None` when no logits are wanted.
     pub logits: Option<OutputId>,
+    /// What was asked for with [`TextShape::sums`], from the first layer to the output.
+    pub sums: Vec<SummedInput>,
 }
 
 /// Inputs of a [`TextGraph`].
@@ -65,7 +92,8 @@ pub struct ImageInputs {
 }
 
 /// Tensors per layer, generously: at most 27 operations, and for each of 7 matrices a scale and a bias
-/// with an operation each, and the 25 stored tensors that these read, all of which ggml counts.
+/// with an operation each, the 25 stored tensors that these read, and 4 operations to sum up each of 4
+/// inputs, all of which ggml counts.
 const NODES_PER_LAYER: usize = 128;
 
 impl TextGraph {
@@ -76,10 +104,13 @@ impl TextGraph {
 
     /// Records the transformer for batches of `shape`.
     pub fn build(hparams: &Hparams, weights: &Weights, kv: &KvCache, shape: TextShape) -> Self {
-        let (graph, (inputs, logits)) = Graph::build(Self::n_nodes_max(hparams), |g| {
-            Recorder::new(g, hparams, weights, kv, shape).record()
+        assert!(shape.n_outputs == 0 || shape.sums == InputSums::Nothing, "{shape:?}");
+        let (graph, (inputs, logits, sums)) = Graph::build(Self::n_nodes_max(hparams), |g| {
+            let recorder = Recorder::new(g, hparams, weights, kv, shape);
+            let logits = recorder.record();
+            (recorder.inputs, logits, recorder.sums.into_inner())
         });
-        TextGraph { shape, graph, inputs, logits }
+        TextGraph { shape, graph, inputs, logits, sums }
     }
 }
 
@@ -99,6 +130,7 @@ struct Recorder<'a, 'g> {
     attn_scale: Option<Tensor<'g>>,
     rope_freqs: Option<Tensor<'g>>,
     image: Option<[Tensor<'g>; 2]>,
+    sums: RefCell<Vec<SummedInput>>,
 }
 
 impl<'a, 'g> Recorder<'a, 'g> {
@@ -149,10 +181,12 @@ impl<'a, 'g> Recorder<'a, 'g> {
             attn_scale: attn_scale.map(|(_, tensor)| tensor),
             rope_freqs: weights.rope_freqs.map(|id| g.stored(&weights.store, id)),
             image: image.map(|(_, tensors)| tensors),
+            sums: RefCell::default(),
         }
     }
 
-    fn record(self) -> (TextInputs, Option<OutputId>) {
+    /// Only what an output or a cache needs is computed: without logits, not the last layer's end.
+    fn record(&self) -> Option<OutputId> {
         let g = self.g;
         let n_layer = self.weights.layers.len();
         let embd = g.stored(&self.weights.store, self.weights.token_embd);
@@ -163,10 +197,11 @@ impl<'a, 'g> Recorder<'a, 'g> {
         for (il, layer) in self.weights.layers.iter().enumerate() {
             let normed = self.norm(x, layer.attn_norm).named(format!("attn_norm-{il}"));
             let is_last = il + 1 == n_layer;
-            if is_last && self.outputs.is_none() {
+            if is_last && self.outputs.is_none() && self.shape.sums == InputSums::Nothing {
                 self.store_kv(normed, layer, il);
-                return (self.inputs, None);
+                return None;
             }
+            self.sum_up(normed, il, &["attn_q", "attn_k", "attn_v"]);
             let mut attn = self.attention(normed, layer, il).named(format!("attn_out-{il}"));
             let some_unread = self.shape.n_outputs < self.shape.n_tokens;
             if let (true, Some(outputs)) = (is_last && some_unread, self.outputs) {
@@ -176,12 +211,34 @@ impl<'a, 'g> Recorder<'a, 'g> {
             }
             let ffn_inp = g.add(attn, x).named(format!("ffn_inp-{il}"));
             let normed = self.norm(ffn_inp, layer.ffn_norm).named(format!("ffn_norm-{il}"));
-            let ffn = self.feed_forward(normed, layer).named(format!("ffn_out-{il}"));
+            self.sum_up(normed, il, &["ffn_gate", "ffn_up"]);
+            let ffn = self.feed_forward(normed, layer, il).named(format!("ffn_out-{il}"));
             x = g.add(ffn, ffn_inp).named(format!("l_out-{il}"));
         }
         let normed = self.norm(x, self.weights.output_norm).named("result_norm");
+        if self.shape.sums == InputSums::LayersAndOutput {
+            self.push_sum(normed, vec!["output.weight".to_owned()]);
+        }
+        self.outputs?;
         let logits = self.linear(&self.weights.output, normed).named("result_output"); // [n_vocab, n_outputs]
-        (self.inputs, Some(g.output(logits)))
+        Some(g.output(logits))
+    }
+
+    /// Sums up `x` `[n_in, n]`, the input of a layer's `matrices`, if that is wanted.
+    fn sum_up(&self, x: Tensor<'g>, il: usize, matrices: &[&str]) {
+        if self.shape.sums != InputSums::Nothing {
+            let name = |matrix| format!("blk.{il}.{matrix}.weight");
+            self.push_sum(x, matrices.iter().map(name).collect());
+        }
+    }
+
+    /// Σ x² of a column is its product with itself, which multiplication does on every backend with
+    /// all threads; a sum over rows takes one.
+    fn push_sum(&self, x: Tensor<'g>, matrices: Vec<String>) {
+        let (g, [n_in, n, ..]) = (self.g, x.ne());
+        let columns = g.reshape(g.cont(g.swap_01(x)), &[n, 1, n_in]);
+        let squares = g.output(g.mul_mat(columns, columns));
+        self.sums.borrow_mut().push(SummedInput { matrices, squares });
     }
 
     /// RMSNorm(x) ⊙ weight.
@@ -234,14 +291,17 @@ impl<'a, 'g> Recorder<'a, 'g> {
         let scale = 1.0 / (d_k as f32).sqrt();
         let mixed = g.flash_attn(g.swap_12(q), k, v, Some(self.mask), scale); // [d_v, n_head, n]
         let mixed = g.reshape(mixed, &[d_v * n_head, n]).named(format!("kqv_out-{il}"));
+        self.sum_up(mixed, il, &["attn_output"]);
         self.linear(&layer.attn_output, mixed)
     }
 
     /// W_down(silu(W_gate·x) ⊙ W_up·x).
-    fn feed_forward(&self, x: Tensor<'g>, layer: &Layer) -> Tensor<'g> {
+    fn feed_forward(&self, x: Tensor<'g>, layer: &Layer, il: usize) -> Tensor<'g> {
         let up = self.linear(&layer.ffn_up, x); // [n_ff, n]
         let gate = self.linear(&layer.ffn_gate, x);
-        self.linear(&layer.ffn_down, self.g.swiglu(gate, up))
+        let activated = self.g.swiglu(gate, up);
+        self.sum_up(activated, il, &["ffn_down"]);
+        self.linear(&layer.ffn_down, activated)
     }
 }
 

@@ -10,6 +10,7 @@ mod score;
 pub use base::{BaseError, BaseReader, BaseWriter};
 pub use score::{Divergence, Perplexity, Scores};
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::engine::{BatchRow, Engine, Error, N_BATCH, Session};
@@ -76,6 +77,32 @@ impl Windows {
     }
 }
 
+/// Runs whole windows side by side from their beginnings to their ends: `pass` runs its rows, whose tokens
+/// are those at the given positions of each window.
+pub fn for_each_pass<E>(
+    engine: &Arc<Engine>,
+    windows: &[&[TokenId]],
+    mut pass: impl FnMut(&mut [BatchRow<'_>], Range<usize>) -> Result<(), E>,
+) -> Result<(), E> {
+    let n_ctx = windows[0].len();
+    let mut sessions: Vec<Session> = windows.iter().map(|_| Session::new(engine)).collect();
+    for start in (0..n_ctx).step_by(N_BATCH) {
+        let positions = start..(start + N_BATCH).min(n_ctx);
+        let mut rows: Vec<BatchRow<'_>> = sessions
+            .iter_mut()
+            .zip(windows)
+            .map(|(session, window)| BatchRow {
+                session,
+                tokens: &window[positions.clone()],
+                images: &[],
+                n_logits: 0,
+            })
+            .collect();
+        pass(&mut rows, positions)?;
+    }
+    Ok(())
+}
+
 /// Runs the windows and hands out each scored prediction: `(logits, token that came)`, window after
 /// window. `windows_done` is told after each batch of windows.
 pub fn for_each_prediction<E: From<Error>>(
@@ -91,22 +118,11 @@ pub fn for_each_prediction<E: From<Error>>(
     let mut n_done = 0;
     for group in windows.tokens.chunks(n_ctx * Windows::n_parallel(n_ctx)) {
         let group: Vec<&[TokenId]> = group.chunks(n_ctx).collect();
-        let mut sessions: Vec<Session> = group.iter().map(|_| Session::new(engine)).collect();
-        for start in (0..n_ctx).step_by(N_BATCH) {
-            let end = (start + N_BATCH).min(n_ctx);
+        for_each_pass(engine, &group, |rows, Range { start, end }| -> Result<(), E> {
             let n_logits = end.saturating_sub(first.max(start));
-            let mut rows: Vec<BatchRow<'_>> = sessions
-                .iter_mut()
-                .zip(&group)
-                .map(|(session, window)| BatchRow {
-                    session,
-                    tokens: &window[start..end],
-                    images: &[],
-                    n_logits,
-                })
-                .collect();
+            rows.iter_mut().for_each(|row| row.n_logits = n_logits);
             logits.clear();
-            engine.forward(&mut rows, &mut logits)?;
+            engine.forward(rows, &mut logits)?;
             let positions = end - n_logits..end;
             for (window, logits) in group.iter().zip(logits.chunks(n_vocab * n_logits.max(1))) {
                 for (position, logits) in positions.clone().zip(logits.chunks(n_vocab)) {
@@ -115,7 +131,8 @@ pub fn for_each_prediction<E: From<Error>>(
                     }
                 }
             }
-        }
+            Ok(())
+        })?;
         n_done += group.len();
         windows_done(n_done);
     }

@@ -91,7 +91,8 @@ impl Statistics {
         }
     }
 
-    fn from_gguf(gguf: &Gguf) -> Result<Self, StatisticsError> {
+    /// Reads a file in llama.cpp's present format.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, StatisticsError> {
         let metadata = gguf.metadata();
         let file = gguf.label().to_string();
         let kind = |problem: String| StatisticsError::Kind { file: file.clone(), problem };
@@ -127,14 +128,15 @@ impl Statistics {
         Ok(Self { entries, datasets, n_chunks, chunk_size })
     }
 
-    /// The file's bytes in llama.cpp's present format.
-    pub fn to_gguf(&self) -> Result<Vec<u8>, StatisticsError> {
+    /// The file's bytes in llama.cpp's present format, with `more` keys after its own.
+    pub fn to_gguf(&self, more: &[(&str, Value)]) -> Result<Vec<u8>, StatisticsError> {
         let mut header = HeaderBuilder::new();
         let datasets: Strings = self.datasets.iter().collect();
         header.set("general.type", &Value::String("imatrix".to_owned()));
         header.set(DATASETS, &Value::Array(Array::String(datasets)));
         header.set(N_CHUNKS, &Value::U32(self.n_chunks));
         header.set(CHUNK_SIZE, &Value::U32(self.chunk_size));
+        more.iter().for_each(|(key, value)| header.set(key, value));
         let mut data: Vec<Vec<f32>> = Vec::new();
         for (name, sums) in &self.entries {
             let (n_sums, n_mat) = (sums.sums.len(), sums.counts.len());
@@ -241,7 +243,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let statistics = statistics();
-        assert_eq!(read(statistics.to_gguf().unwrap()).unwrap(), statistics);
+        assert_eq!(read(statistics.to_gguf(&[]).unwrap()).unwrap(), statistics);
         let means: Vec<Vec<f32>> = statistics.entries.values().map(Sums::means).collect();
         assert_eq!(means, [vec![1.0 / 7.0, 2.5 / 7.0], vec![0.2, 0.4, 1.0, 1.0]]);
     }
