@@ -73,7 +73,7 @@ impl Journal {
                 journal.go_on((bytes.len() - records.len() + n_valid) as u64)
             }
             // No facts that hold together: the first run ended before it wrote anything else.
-            _ => journal.begin(&text),
+            _ => journal.begin(&text).inspect_err(|_| drop(std::fs::remove_file(path))),
         }
         .map_err(|error| failed("write", error))?;
         Ok(journal)
@@ -94,7 +94,7 @@ impl Journal {
         self.claims.get(&idx)
     }
 
-    /// A function to note finished pieces with, by number and hash.
+    /// Notes that piece `idx` is in its place, with the hash of its bytes.
     pub(super) fn record(&self, idx: u64, hash: &[u8; 32]) -> Result<(), ExportError> {
         self.append(idx, hash).map_err(|error| ExportError::Io {
             what: "write",
