@@ -32,7 +32,7 @@ STD = 0.02
 TILE = 1 << 22
 ROWS_AT_ONCE = 1 << 24  # weights, not rows
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}
-SMALL_VISION = dict(vision_embd=128, vision_layer=2, vision_head=2, vision_ff=256, image_size=224)
+SMALL_VISION = dict(vision_embd=128, vision_layer=3, vision_head=2, vision_ff=256, image_size=224)
 
 
 def text_plan(n_layer: int, n_embd: int, n_ff: int, n_head: int, n_head_kv: int, head_dim: int, n_vocab: int, tied: bool):
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--n-head-kv", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--n-vocab", type=int, default=12288, help="ids, the 1,000 special ones included [%(default)s]")
-    parser.add_argument("--vision", action="store_true", help="add a small tower: 2 layers, 128 wide")
+    parser.add_argument("--vision", action="store_true", help="add a small tower: 3 layers, 128 wide")
     parser.add_argument("--shard-bytes", type=float, default=2e9, help="size of a shard [%(default)g]")
     parser.add_argument("--chat-template", type=Path, help="chat_template.jinja [the built-in model's]")
     parser.add_argument("--tekken-version", help="version to write into tekken.json: llama.cpp converts the hf layout up to v13 only [as given]")
