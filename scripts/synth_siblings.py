@@ -2,10 +2,10 @@
 """Makes small random checkpoints of the siblings' architectures in both layouts, to compare converters on.
 
 Each member of MEMBERS becomes OUT/NAME/native and OUT/NAME/hf with the same weights (q and k rows in each layout's order),
-so a converter must make the same tensors of both. Sizes are small: two layers, 2,048 ids, and three layers of the
-tower (with fewer llama.cpp knows no linear_2). But what a converter decides by
-is the published one's: keys and their order of params.json and config.json, tensor names, tied embeddings, RoPE, biases, the
-presence of a patch merger, FP8 or BF16, the version of the tekken.
+so a converter must make the same tensors of both. Sizes are small: two layers, 2,048 ids, and a tower of three layers
+(llama.cpp maps linear_2 only from three up). What a converter decides by is the published one's: keys and their order of
+params.json and config.json, tensor names, tied embeddings, RoPE, biases, the presence of a patch merger, FP8 or BF16, the
+version of the tekken.
 
 Sources: transformers' own converters from Mistral's layout (pixtral, mistral3, ministral3) and their defaults, its test
 fixtures, and llama.cpp's converter. GUESS marks what none of them shows. With --llama-cpp every checkpoint is given to
@@ -155,7 +155,8 @@ def compare(a: Path, b: Path) -> str:
 
     ours, theirs = ({t.name: (t.tensor_type, t.data.tobytes()) for t in gguf.GGUFReader(path).tensors} for path in (a, b))
     keys = [{k: f.contents() for k, f in gguf.GGUFReader(path).fields.items() if not k.startswith(("GGUF.", "general.", "tokenizer."))} for path in (a, b)]
-    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    lacking = [f"{name} only in {'the first' if name in ours else 'the second'}" for name in sorted(ours.keys() ^ theirs.keys())]
+    other = lacking + sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
     drop = lambda key: key.split(".", 1)[1]
     first, second = ({drop(k): v for k, v in part.items()} for part in keys)
     other_keys = [f"{k} {first.get(k, '-')} / {second.get(k, '-')}" for k in sorted(first.keys() | second.keys()) if first.get(k) != second.get(k)]
