@@ -21,6 +21,7 @@ pub mod cli;
 pub mod cmd;
 pub mod constraint;
 mod contain;
+pub mod convert;
 pub mod engine;
 pub mod export;
 pub mod ggml;

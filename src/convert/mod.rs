@@ -1,0 +1,13 @@
+//! From a folder of safetensors to what a GGUF file shall hold.
+//!
+//! [`Checkpoint::open`] reads Hugging Face's layout and Mistral's own, checks everything that does not need
+//! the weights' values, and offers every tensor under its GGUF name as a [`Source`](crate::export::Source).
+//! Both layouts give the same data: from here on nobody asks where a tensor came from.
+
+mod checkpoint;
+mod error;
+mod layout;
+
+pub use checkpoint::{Checkpoint, Kind, NamedSource};
+pub use error::CheckpointError;
+pub use layout::Layout;
