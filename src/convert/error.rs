@@ -9,4 +9,8 @@ use std::path::PathBuf;
 pub enum CheckpointError {
     #[error("{}: {problem}", .folder.display())]
     Folder { folder: PathBuf, problem: String },
+    #[error("{}: {problem}", .file.display())]
+    File { file: PathBuf, problem: String },
+    #[error("{} key '{key}': expected {expected}, found {found}", .file.display())]
+    Key { file: PathBuf, key: String, expected: String, found: String },
 }

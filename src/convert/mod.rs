@@ -4,10 +4,21 @@
 //! the weights' values, and offers every tensor under its GGUF name as a [`Source`](crate::export::Source).
 //! Both layouts give the same data: from here on nobody asks where a tensor came from.
 
+mod about;
+mod chat_template;
 mod checkpoint;
 mod error;
+mod general;
+mod generation;
 mod layout;
+mod metadata;
+mod model_card;
+mod naming;
+mod side_file;
+mod vocabulary;
 
+pub use about::About;
 pub use checkpoint::{Checkpoint, Kind, NamedSource};
 pub use error::CheckpointError;
 pub use layout::Layout;
+pub use metadata::{SYSTEM_PROMPT, inner_vision_metadata, text_metadata, vision_metadata};
