@@ -32,6 +32,10 @@ pub enum Command {
     Perplexity(cmd::perplexity::Args),
     /// Show what is inside a GGUF file
     Inspect(cmd::inspect::Args),
+    /// Cut a GGUF file into parts
+    Split(cmd::split::Args),
+    /// Put the parts of a split GGUF file together
+    Merge(cmd::merge::Args),
     /// Turn text into token ids
     Tokenize(cmd::tokenize::Args),
     /// Turn token ids into text

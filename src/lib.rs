@@ -30,6 +30,7 @@ pub mod mapped;
 pub mod model;
 pub mod perplexity;
 pub mod quantize;
+pub mod split;
 pub mod term;
 pub mod tokenizer;
 pub mod vision;

@@ -2,7 +2,7 @@
 //!
 //! Everything is the same at every start, so that two measurements measure the same work.
 
-use crate::ggml::{DType, quantize_rows};
+use crate::ggml::{DType, needs_importance, quantize_rows};
 use crate::gguf::{Array, HeaderBuilder, TensorType, Value};
 
 /// Weights in a tile: a whole number of blocks of every type.
@@ -22,7 +22,10 @@ pub(super) fn tile(ty: TensorType) -> Vec<u8> {
     let mut random = Random::new(2);
     let values: Vec<f32> = (0..TILE).map(|_| STDDEV * random.normal()).collect();
     let dtype = DType::from_id(ty.ggml_id()).expect("mixes have ggml's types");
-    quantize_rows(dtype, &values, 256)
+    let mut bytes = vec![0; dtype.row_size(TILE as i64)];
+    let importance = needs_importance(dtype).then_some(&[1.0; 256][..]);
+    quantize_rows(dtype, &values, 256, importance, &mut bytes);
+    bytes
 }
 
 /// A vocabulary as the tokenizer wants it: control tokens, every byte, and words that mean nothing.

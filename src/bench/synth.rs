@@ -23,7 +23,7 @@ use super::filler::{N_VOCAB_MIN, add_vocabulary, tile};
 use crate::engine::memory_available;
 use crate::gguf::{Gguf, GgufError, HeaderBuilder, Layout, TensorInfo, TensorType, Value};
 use crate::model::{
-    ExpectedTensor, Hparams, Mix, expected_tensors, kv_bytes, medium_3_5, metadata_of,
+    ExpectedTensor, Facts, Hparams, Mix, expected_tensors, kv_bytes, medium_3_5, metadata_of,
 };
 
 /// A model whose shape is known.
@@ -90,6 +90,8 @@ impl Projection {
 
 /// Memory for the computation itself and the rest of the machine.
 const MARGIN: u64 = 1 << 30;
+/// Published files are made with an importance matrix.
+const WITH_IMATRIX: bool = true;
 /// Bytes that one thread fills at a time.
 const PIECE: usize = 16 << 20;
 
@@ -113,9 +115,10 @@ impl Synth {
         header.set("general.name", &Value::String(format!("{n_layer} random layers")));
         header.set("general.file_type", &Value::U32(mix.file_type));
         add_vocabulary(&mut header, hparams.n_vocab);
+        let facts = Facts::of(whole, WITH_IMATRIX);
         for tensor in tensors_of(&hparams) {
             let true_name = true_name(&tensor.name, n_layer, whole.n_layer);
-            let ty = mix.tensor_type(&true_name, &tensor.dims, whole.n_layer, false);
+            let ty = mix.tensor_type(&true_name, &tensor.dims, &facts);
             header.tensor(&tensor.name, ty, &tensor.dims);
         }
         Synth { hparams, n_layer_whole: whole.n_layer, mix, layout: header.finish() }
@@ -125,8 +128,9 @@ impl Synth {
     pub fn projection(&self) -> Projection {
         let n_layer = self.n_layer_whole;
         let whole = Hparams { n_layer, ..self.hparams.clone() };
+        let facts = Facts::of(&whole, WITH_IMATRIX);
         let mix_bytes = |tensor: &ExpectedTensor| {
-            let ty = self.mix.tensor_type(&tensor.name, &tensor.dims, n_layer, false);
+            let ty = self.mix.tensor_type(&tensor.name, &tensor.dims, &facts);
             let row = ty.row_bytes(tensor.dims[0]).expect("the mix gives types that fit the rows");
             tensor.dims[1..].iter().fold(row, |n, dim| n * dim)
         };

@@ -6,14 +6,17 @@ mod chat_format;
 pub mod detokenize;
 pub mod generator;
 pub mod inspect;
+pub mod merge;
 mod mmproj;
 mod open;
 pub mod perplexity;
 mod prompt;
 mod request;
 pub mod run;
+pub mod split;
 mod text;
 pub mod tokenize;
+pub mod write;
 
 use crate::cli::Command;
 use crate::term::Printer;
@@ -27,6 +30,8 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
+        Some(Command::Split(args)) => split::run(args, printer),
+        Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
     }

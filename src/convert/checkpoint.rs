@@ -1,13 +1,23 @@
 //! A checkpoint: its shape, its tensors under GGUF's names, and where their values lie.
+//!
+//! [`Checkpoint::open`] is the gate: behind it every tensor that the model needs is there once, of the
+//! right shape, and readable. The values themselves are nobody's business here.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::description::Description;
 use super::error::CheckpointError;
-use super::layout::Layout;
+use super::img_break;
+use super::index::{self, Shard};
+use super::json::{self, MAX_CONFIG};
+use super::layout::{self, Files, Layout};
+use super::names::EAGLE_LINEAR;
+use super::tensors::{Entry, Plan, collect};
+use super::{config, params, tower};
 use crate::export::Source;
-use crate::model::{Hparams, Projector};
+use crate::model::{Hparams, MEDIUM_3_5, Projector, RopeScaling};
 
 /// What a checkpoint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +54,9 @@ pub struct Checkpoint {
     pub projector: Option<Projector>,
     /// `config.json` or `params.json` as it stands; `hparams` and `projector` are read from it and checked.
     pub config: Map<String, Value>,
+    shards: Vec<Shard>,
+    text: Vec<Entry>,
+    vision: Vec<Entry>,
     notes: Vec<String>,
     inputs: Vec<PathBuf>,
 }
@@ -51,18 +64,49 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Reads the folder `dir`; without `layout`, whichever of the two is there.
     pub fn open(dir: &Path, layout: Option<Layout>) -> Result<Self, CheckpointError> {
-        let problem = format!("not a checkpoint of layout {layout:?}");
-        Err(CheckpointError::Folder { folder: dir.to_owned(), problem })
+        let mut files = layout::find(dir, layout)?;
+        let mut notes = std::mem::take(&mut files.notes);
+        let config: Map<String, Value> = json::read(&files.config, MAX_CONFIG)?;
+        let shards = index::open(dir, &files)?;
+        let mut inputs = inputs(dir, &files);
+        let kind = kind(&shards, files.layout);
+        let mut description = match files.layout {
+            Layout::HuggingFace => config::describe(&files.config, &config)?,
+            Layout::Native => params::describe(&files.config, &config, kind)?,
+        };
+        notes.append(&mut description.notes);
+        notes.extend(correct_yarn(&mut description.hparams));
+        if let (Some(projector), Layout::HuggingFace) = (&mut description.projector, files.layout) {
+            inputs.extend(tower::read_normalisation(dir, projector)?);
+        }
+        let break_id = find_break(dir, &description, &mut notes, &mut inputs)?;
+        let Plan { text, vision } = collect(dir, files.layout, &description, break_id, &shards)?;
+        let Description { hparams, projector, .. } = description;
+        let dir = dir.to_owned();
+        let layout = files.layout;
+        Ok(Self {
+            dir,
+            layout,
+            kind,
+            hparams,
+            projector,
+            config,
+            shards,
+            text,
+            vision,
+            notes,
+            inputs,
+        })
     }
 
     /// The language model's tensors (or the head's), in the order in which llama.cpp's converter writes them.
     pub fn text_tensors(&self) -> Vec<NamedSource<'_>> {
-        Vec::new()
+        self.named(&self.text)
     }
 
     /// The vision tower's and projector's tensors, in the order in which llama.cpp's converter writes them.
     pub fn vision_tensors(&self) -> Vec<NamedSource<'_>> {
-        Vec::new()
+        self.named(&self.vision)
     }
 
     /// What a person should know: which layout was taken, what was corrected.
@@ -74,4 +118,74 @@ impl Checkpoint {
     pub fn inputs(&self) -> &[PathBuf] {
         &self.inputs
     }
+
+    fn named<'a>(&'a self, entries: &'a [Entry]) -> Vec<NamedSource<'a>> {
+        let named = |entry: &'a Entry| NamedSource {
+            name: &entry.name,
+            dims: &entry.dims,
+            source: Source {
+                file: entry.own.as_ref().unwrap_or(&self.shards[entry.shard].bytes),
+                range: entry.range.clone(),
+                encoding: entry.encoding.clone(),
+                n_cols: entry.dims[0],
+                n_rows: entry.dims[1..].iter().product(),
+                order: entry.order,
+            },
+        };
+        entries.iter().map(named).collect()
+    }
+}
+
+fn inputs(dir: &Path, files: &Files) -> Vec<PathBuf> {
+    let mut inputs = vec![files.config.clone()];
+    inputs.extend(files.index.as_ref().map(|(path, _)| path.clone()));
+    inputs.extend(files.shards.iter().map(|name| dir.join(name)));
+    inputs
+}
+
+fn kind(shards: &[Shard], layout: Layout) -> Kind {
+    let is_head = |shard: &Shard| shard.tensors.iter().any(|tensor| tensor.name == EAGLE_LINEAR);
+    match layout == Layout::Native && shards.iter().any(is_head) {
+        true => Kind::Eagle,
+        false => Kind::Model,
+    }
+}
+
+/// Corrects the magnitude that the first configurations of Medium 3.5 state wrongly, and says so.
+fn correct_yarn(hparams: &mut Hparams) -> Option<String> {
+    if !MEDIUM_3_5.has_wrong_yarn(hparams) {
+        return None;
+    }
+    let RopeScaling::Yarn { log_multiplier, .. } = &mut hparams.rope.scaling else { return None };
+    let found = std::mem::replace(log_multiplier, 0.0);
+    Some(format!(
+        "corrected the magnitude of YaRN: this is {}, whose first published configuration stated \
+         mscale_all_dim {found} where it is 0",
+        MEDIUM_3_5.name
+    ))
+}
+
+/// The row of the embedding that ends a row of a picture.
+fn find_break(
+    dir: &Path,
+    description: &Description,
+    notes: &mut Vec<String>,
+    inputs: &mut Vec<PathBuf>,
+) -> Result<Option<u32>, CheckpointError> {
+    if description.projector.is_none() || description.break_id.is_some() {
+        return Ok(description.break_id);
+    }
+    let Some((id, file)) = img_break::find(dir)? else {
+        let problem = "no [IMG_BREAK] token is described, so the vision tower's file will lack its \
+                       embedding; engines take the model's own";
+        notes.push(problem.to_owned());
+        return Ok(None);
+    };
+    let n_vocab = description.hparams.n_vocab;
+    if id >= n_vocab {
+        let problem = format!("the token [IMG_BREAK] has id {id}; expected one below {n_vocab}");
+        return Err(CheckpointError::File { file, problem });
+    }
+    inputs.push(file);
+    Ok(Some(id))
 }

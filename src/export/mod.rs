@@ -5,14 +5,22 @@
 //! under their final names stands here, once: workers that take rows, convert and write them where the
 //! header says they go, the journal by which an interrupted run continues, and the checks before and after.
 
+mod error;
 mod fp8;
+mod job;
+mod journal;
+mod pieces;
 mod source;
+mod target;
+mod worker;
 
 use std::path::PathBuf;
 
-use crate::gguf::{TensorType, Value};
+use crate::gguf::{Gguf, TensorInfo, TensorType, Value};
 
+pub use error::ExportError;
 pub use fp8::e4m3_to_f32;
+pub use job::{InputFile, Job, Progress, Summary, run};
 pub use source::{Encoding, RowOrder, Scales, Source};
 
 /// One tensor of an output.
@@ -39,4 +47,24 @@ pub struct OutputFile<'a> {
     pub metadata: Vec<(String, Value)>,
     /// Tensors in the order in which they lie in the file.
     pub tensors: Vec<PlannedTensor<'a>>,
+}
+
+impl<'a> PlannedTensor<'a> {
+    /// A tensor as it is.
+    pub fn copy_of(gguf: &'a Gguf, tensor: &TensorInfo) -> Self {
+        let TensorInfo { name, ty, dims, .. } = tensor.clone();
+        Self { name, ty, dims, source: Source::of(gguf, tensor), importance: None }
+    }
+}
+
+/// The keys of a GGUF that hold for its content, in their order: not how it is split, nor how its bytes are
+/// aligned, which every output says for itself.
+pub fn content_metadata(gguf: &Gguf) -> Vec<(String, Value)> {
+    let is_content = |key: &str, value: &Value| match key {
+        "split.no" | "split.count" | "split.tensors.count" => false,
+        "general.alignment" => *value == Value::U32(32),
+        _ => true,
+    };
+    let keys = gguf.metadata().iter().filter(|(key, value)| is_content(key, value));
+    keys.map(|(key, value)| (key.to_owned(), value.clone())).collect()
 }

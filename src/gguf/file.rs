@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::MmapMut;
 
@@ -36,6 +36,8 @@ impl fmt::Display for Warning {
 #[derive(Debug)]
 pub struct Part {
     label: Label,
+    /// Where it was opened, if it is a file.
+    path: Option<PathBuf>,
     bytes: Bytes,
 }
 
@@ -48,6 +50,11 @@ impl Part {
     /// Path as the user gave it, or the name of a model without a file.
     pub fn name(&self) -> &str {
         &self.label.file
+    }
+
+    /// The file's path; `None` for a model in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The file itself, for who hands out pieces of it.
@@ -99,7 +106,7 @@ impl Loaded {
             0 => Bytes::Owned(Vec::new()),
             _ => Bytes::map(&file).map_err(io)?,
         };
-        Self::parse(Part { label, bytes }, idx)
+        Self::parse(Part { label, path: Some(path.to_owned()), bytes }, idx)
     }
 
     fn parse(part: Part, idx: usize) -> Result<Self, GgufError> {
@@ -137,17 +144,17 @@ impl Gguf {
 
     /// A model that is compiled into the program.
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, GgufError> {
-        Self::whole(Part { label: Label::whole(name), bytes: Bytes::Static(bytes) })
+        Self::whole(Part { label: Label::whole(name), path: None, bytes: Bytes::Static(bytes) })
     }
 
     /// A model in memory.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, GgufError> {
-        Self::whole(Part { label: Label::whole(name), bytes: Bytes::Owned(bytes) })
+        Self::whole(Part { label: Label::whole(name), path: None, bytes: Bytes::Owned(bytes) })
     }
 
     /// A model in anonymous memory, page-aligned like a mapped file.
     pub fn from_memory(name: &str, memory: MmapMut) -> Result<Self, GgufError> {
-        Self::whole(Part { label: Label::whole(name), bytes: Bytes::Anonymous(memory) })
+        Self::whole(Part { label: Label::whole(name), path: None, bytes: Bytes::Anonymous(memory) })
     }
 
     fn whole(part: Part) -> Result<Self, GgufError> {

@@ -20,6 +20,7 @@ mod write;
 pub use error::{GgufError, Item, Label, Place, Problem, escape};
 pub use file::{Gguf, Part, Warning};
 pub use metadata::Metadata;
+pub(crate) use payload::{NotFinite, not_finite};
 pub use tensors::TensorInfo;
 pub(crate) use tensors::shape;
 pub use types::TensorType;

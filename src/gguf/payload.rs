@@ -66,6 +66,26 @@ impl Float {
     }
 }
 
+/// Blocks (elements, where a type has no blocks) with a number that is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotFinite {
+    /// How many there are.
+    pub(crate) n_bad: u64,
+    /// Index of the first.
+    pub(crate) first: u64,
+}
+
+/// Looks at whole blocks of `ty`; `None` if all numbers are finite.
+pub(crate) fn not_finite(ty: TensorType, bytes: &[u8]) -> Option<NotFinite> {
+    let (float, starts) = floats(ty);
+    let size = usize::try_from(ty.type_size()).expect("blocks have at most 292 bytes");
+    let is_bad = |block: &[u8]| starts.iter().any(|&start| float.is_bad(&block[start..]));
+    let blocks = bytes.chunks_exact(size);
+    let mut bad = blocks.enumerate().filter(|(_, block)| is_bad(block)).map(|(idx, _)| idx as u64);
+    let first = bad.next()?;
+    Some(NotFinite { n_bad: 1 + bad.count() as u64, first })
+}
+
 impl Gguf {
     /// Reads every tensor and refuses the first that contains NaN or infinity. `on_progress` is
     /// told the bytes of each tensor that is done.
@@ -78,23 +98,17 @@ impl Gguf {
     }
 
     fn check_tensor(&self, tensor: &TensorInfo) -> Result<(), GgufError> {
-        let (float, starts) = floats(tensor.ty);
-        let size = usize::try_from(tensor.ty.type_size()).expect("blocks have at most 292 bytes");
-        let is_bad = |block: &[u8]| starts.iter().any(|&start| float.is_bad(&block[start..]));
-        let blocks = self.data(tensor).chunks_exact(size);
-        let mut bad = blocks.enumerate().filter(|(_, block)| is_bad(block)).map(|(idx, _)| idx);
+        let found = not_finite(tensor.ty, self.data(tensor));
         let part = &self.parts()[tensor.part];
-        let first = bad.next();
-        let n_bad = bad.count() as u64 + 1;
         let start = tensor.offset as usize;
         part.release(&(start..start + tensor.n_bytes as usize));
-        let Some(first) = first else { return Ok(()) };
+        let Some(NotFinite { n_bad, first }) = found else { return Ok(()) };
 
-        let row = first as u64 * tensor.ty.block_size() / tensor.dims[0];
+        let row = first * tensor.ty.block_size() / tensor.dims[0];
         let what = if tensor.ty.block_size() > 1 { " scales of blocks" } else { "" };
         let found = format!("NaN or infinity in {}{what}", tensor.ty);
         let problem = Problem::Payload { n_bad, row, found };
-        let byte = tensor.offset + (first * size) as u64;
+        let byte = tensor.offset + first * tensor.ty.type_size();
         Err(GgufError::new(part.label(), problem)
             .at(byte)
             .about(|| Item::Tensor(tensor.name.clone())))

@@ -29,8 +29,8 @@ pub enum ModelError {
     Vocab { label: Label, faults: Vec<String> },
 }
 
-/// One indented line per fault, the first ones only.
-fn listed(faults: &[String]) -> String {
+/// One indented line for each fault, the first ones only.
+pub(crate) fn listed(faults: &[String]) -> String {
     let mut text: String =
         faults.iter().take(MAX_LISTED).map(|fault| format!("\n  {fault}")).collect();
     if faults.len() > MAX_LISTED {

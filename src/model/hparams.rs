@@ -121,10 +121,10 @@ impl Hparams {
     }
 }
 
-const MAX_WIDTH: u32 = 1 << 20;
-const MAX_HEADS: u32 = 4096;
-const MAX_HEAD_LEN: u32 = 4096;
-const MAX_VOCAB: u32 = 4 << 20;
+pub(crate) const MAX_WIDTH: u32 = 1 << 20;
+pub(crate) const MAX_HEADS: u32 = 4096;
+pub(crate) const MAX_HEAD_LEN: u32 = 4096;
+pub(crate) const MAX_VOCAB: u32 = 4 << 20;
 const NOT_DIVIDING: &str = "the first must divide the second";
 
 /// Keys without which there is no model.

@@ -8,7 +8,7 @@ use super::spec::Architecture;
 use crate::gguf::{Label, Metadata, Value};
 
 /// Most layers: far above every model, far below what a hostile file could cost.
-pub(super) const MAX_LAYERS: u32 = 512;
+pub(crate) const MAX_LAYERS: u32 = 512;
 /// Why a required key can be expected to be there.
 pub(super) const REQUIRED: &str = "checked to be present";
 

@@ -26,12 +26,15 @@ mod weights;
 
 pub use builtin::{builtin, builtin_mmproj};
 pub use error::ModelError;
+pub(crate) use error::listed;
 pub use hparams::{Hparams, YarnPolicy};
+pub(crate) use hparams::{MAX_HEAD_LEN, MAX_HEADS, MAX_VOCAB, MAX_WIDTH};
+pub(crate) use keys::MAX_LAYERS;
 pub use kv_cache::{CellPool, Cells, KvCache};
 pub use loader::{Linear, Placement};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
 pub use metadata::metadata_of;
-pub use mix::{MIXES, Mix};
+pub use mix::{Facts, MIXES, Mix, Part, fitting};
 pub use projector::{Activation, Projector};
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{

@@ -2,3 +2,14 @@
 //!
 //! A recipe is a named mix (`model::Mix`) with what the user changes about it. `convert` asks the same
 //! recipe for the tensors of a checkpoint.
+
+mod imatrix;
+mod legacy;
+mod recipe;
+mod statistics;
+
+pub use imatrix::{Imatrix, ImatrixError};
+pub use recipe::{
+    Candidate, Choice, Importances, Recipe, RecipeError, by_layer, is_float, name_pattern,
+};
+pub use statistics::{Statistics, StatisticsError, Sums};

@@ -7,7 +7,7 @@ use crate::compile::Target;
 const FUNCTIONS: &[&str] = &[
     // ggml.h: contexts, tensors, graphs, types
     "ggml_(init|free|version|commit|tensor_overhead|graph_overhead_custom|log_set|nbytes|nelements|row_size)",
-    "ggml_(blck_size|type_size|type_name|is_quantized|get_type_traits|quantize_chunk|quantize_init|quantize_free)",
+    "ggml_(blck_size|type_size|type_name|is_quantized|get_type_traits|quantize_(chunk|init|free|requires_imatrix))",
     "ggml_(fp16_to_fp32_row|fp32_to_fp16_row|bf16_to_fp32_row|fp32_to_bf16_row|set_abort_callback|prec_set_acc)",
     "ggml_(new_tensor|new_tensor_[1-4]d|dup_tensor|set_name|set_input|set_output|get_first_tensor|get_next_tensor)",
     "ggml_(new_graph_custom|build_forward_expand|graph_n_nodes|graph_node)",

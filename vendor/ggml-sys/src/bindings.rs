@@ -672,6 +672,7 @@ unsafe extern "C" {
     pub fn ggml_log_set(log_callback: ggml_log_callback, user_data: *mut ::std::os::raw::c_void);
     pub fn ggml_quantize_init(type_: ggml_type);
     pub fn ggml_quantize_free();
+    pub fn ggml_quantize_requires_imatrix(type_: ggml_type) -> bool;
     pub fn ggml_quantize_chunk(
         type_: ggml_type,
         src: *const f32,

@@ -1,0 +1,168 @@
+//! What every command that writes files shares: its flags, the progress, Ctrl-C, and the closing line.
+//!
+//! The files are planned by the command and written by `export`. Where no one watches, a long run says
+//! every tenth how far it is; a short one says only its last line.
+
+use std::cell::Cell;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use signal_hook::consts::{SIGINT, SIGXFSZ};
+
+use crate::engine::default_n_threads;
+use crate::export::{self, ExportError, InputFile, Job, OutputFile, Progress, Summary};
+use crate::term::{Interrupt, Printer, units};
+
+/// Least time between two lines about how far a run is.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Flags of every command that writes files.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Writing")]
+pub struct WriteArgs {
+    /// Replace files that exist, when the new ones are complete
+    #[arg(long)]
+    pub force: bool,
+    /// Throw away what an interrupted run has left, and begin anew
+    #[arg(long)]
+    pub restart: bool,
+    /// Threads that convert [default: the machine's physical cores]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub threads: Option<u32>,
+}
+
+/// Writes `files`, made from `inputs` as `options` say (everything the user chose that changes bytes).
+pub fn run(
+    files: Vec<OutputFile<'_>>,
+    inputs: Vec<InputFile>,
+    options: String,
+    args: &WriteArgs,
+    printer: &Printer,
+) -> Result<()> {
+    let n_threads = args.threads.unwrap_or_else(default_n_threads) as usize;
+    let WriteArgs { force, restart, .. } = *args;
+    let job = Job { files, inputs, options, force, restart, n_threads };
+    // Beyond a limit of file size (ulimit -f) a write then fails with a reason instead of ending the program.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    let interrupt = Interrupt::install()?;
+    let meter = Meter::new(printer);
+    let written =
+        interrupt.during(|| export::run(&job, &interrupt.flag(), &|progress| meter.show(progress)));
+    meter.bar.finish_and_clear();
+    match written {
+        Ok(summary) => {
+            printer.note(closing_line(&job.files, &summary, meter.start.elapsed()));
+            Ok(())
+        }
+        Err(ExportError::Interrupted) => {
+            printer.error(&ExportError::Interrupted.into());
+            process::exit(128 + SIGINT)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Shows how far a run is.
+struct Meter<'a> {
+    printer: &'a Printer,
+    bar: ProgressBar,
+    start: Instant,
+    /// When the last line was written, and at which tenth.
+    line: Cell<(Instant, u64)>,
+}
+
+impl<'a> Meter<'a> {
+    fn new(printer: &'a Printer) -> Self {
+        let start = Instant::now();
+        let line = Cell::new((start, 0));
+        Self { printer, bar: printer.progress(0, "writing"), start, line }
+    }
+
+    fn show(&self, progress: Progress) {
+        let Progress { n_done, n_kept, n_total } = progress;
+        let seconds = self.start.elapsed().as_secs_f64();
+        let per_second = (n_done - n_kept) as f64 / seconds.max(0.001);
+        let rate = format!("{}/s", units::bytes(per_second as u64));
+        if !self.bar.is_hidden() {
+            self.bar.set_length(n_total);
+            self.bar.set_position(n_done);
+            self.bar.set_message(format!("writing, {rate}"));
+            return;
+        }
+        let (last, tenth) = self.line.get();
+        let tenth_now = 10 * n_done / n_total.max(1);
+        if tenth_now > tenth && n_done < n_total && last.elapsed() >= LINE_EVERY {
+            self.line.set((Instant::now(), tenth_now));
+            let left = Duration::from_secs_f64((n_total - n_done) as f64 / per_second.max(1.0));
+            self.printer.note(format!(
+                "{} %: {} of {}, {rate}, {} left",
+                100 * n_done / n_total,
+                units::bytes(n_done),
+                units::bytes(n_total),
+                duration(left)
+            ));
+        }
+    }
+}
+
+/// `wrote OUT.gguf: 69.75 GiB, 795 tensors, 4.79 bits per weight, in 12 min 3 s`.
+fn closing_line(files: &[OutputFile<'_>], summary: &Summary, elapsed: Duration) -> String {
+    let names: Vec<String> = files.iter().map(|file| file.path.display().to_string()).collect();
+    let names = match &names[..] {
+        [first, .., last] if names.len() > 3 => format!("{} files, {first} to {last}", names.len()),
+        names => names.join(" and "),
+    };
+    let (size, n_tensors) = (units::bytes(summary.n_bytes), summary.n_tensors);
+    let mut line = format!("wrote {names}: {size}, {n_tensors} tensors");
+    if summary.n_elements > 0 {
+        let bits = summary.n_tensor_bytes as f64 * 8.0 / summary.n_elements as f64;
+        line += &format!(", {bits:.2} bits per weight");
+    }
+    line += &format!(", in {}", duration(elapsed));
+    if summary.n_kept > 0 {
+        line += &format!("; {} were there already", units::bytes(summary.n_kept));
+    }
+    line
+}
+
+/// `3.2 s`, `12 min 3 s`, `1 h 5 min`.
+fn duration(time: Duration) -> String {
+    match time.as_secs() {
+        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        s @ 60..3600 => format!("{} min {} s", s / 60, s % 60),
+        s => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let cases = [(3.25, "3.2 s"), (723.0, "12 min 3 s"), (3900.0, "1 h 5 min")];
+        for (seconds, text) in cases {
+            assert_eq!(duration(Duration::from_secs_f64(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn the_closing_line_says_what_was_made() {
+        let file = |path: &str| OutputFile {
+            path: path.into(),
+            metadata: Vec::new(),
+            tensors: Vec::new(),
+        };
+        let summary =
+            Summary { n_bytes: 4096, n_kept: 0, n_tensors: 2, n_elements: 8, n_tensor_bytes: 9 };
+        let line = closing_line(&[file("a.gguf")], &summary, Duration::from_secs(1));
+        assert_eq!(line, "wrote a.gguf: 4.00 KiB, 2 tensors, 9.00 bits per weight, in 1.0 s");
+        let files: Vec<_> = ["a", "b", "c", "d"].map(file).into();
+        let line = closing_line(&files, &summary, Duration::from_secs(1));
+        assert!(line.starts_with("wrote 4 files, a to d: "), "{line}");
+    }
+}
