@@ -87,7 +87,7 @@ pub fn vision_metadata(
 }
 
 /// The vision tower's keys inside the language model's file.
-pub fn inner_vision_metadata(
+pub(super) fn inner_vision_metadata(
     checkpoint: &Checkpoint,
     projector: &Projector,
 ) -> Vec<(String, Value)> {
