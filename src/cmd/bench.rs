@@ -9,12 +9,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 
-use super::open;
+use super::{open, recipe};
 use crate::bench::{Bench, Format, Plan, Projection, ReadBuffer, Report, Row, Setup, Shape, Synth};
 use crate::cli::{CacheType, ModelArgs};
 use crate::engine::{Engine, default_n_threads, memory_available};
 use crate::gguf::Gguf;
-use crate::model::{MIXES, Mix};
+use crate::model::Mix;
 use crate::term::Printer;
 
 /// Layers that are made up unless the user wants more.
@@ -83,7 +83,7 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(2..))]
     layers: Option<u32>,
     /// Quantization of --shape [default: Q4_K_M]
-    #[arg(long, value_name = "NAME", requires = "shape", value_parser = mix)]
+    #[arg(long, value_name = "NAME", requires = "shape", value_parser = recipe::mix)]
     quant: Option<&'static Mix>,
 }
 
@@ -95,16 +95,6 @@ fn length(text: &str) -> Result<usize, String> {
         Ok(n) if n <= MAX_LENGTH => Ok(n),
         _ => Err(format!("expected a number of tokens, 0 to {MAX_LENGTH}")),
     }
-}
-
-fn mix(name: &str) -> Result<&'static Mix, String> {
-    Mix::from_name(name).ok_or_else(|| {
-        let known: Vec<&str> = MIXES.iter().map(|mix| mix.name).collect();
-        format!(
-            "known are {}; IQ types below 4 bits need an importance matrix to quantize",
-            known.join(", ")
-        )
-    })
 }
 
 /// Runs `gust bench`.

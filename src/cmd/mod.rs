@@ -10,7 +10,10 @@ pub mod merge;
 mod mmproj;
 mod open;
 pub mod perplexity;
+pub mod plan_table;
 mod prompt;
+pub mod quantize;
+pub mod recipe;
 mod request;
 pub mod run;
 pub mod split;
@@ -29,6 +32,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
         Some(Command::Split(args)) => split::run(args, printer),
         Some(Command::Merge(args)) => merge::run(args, printer),

@@ -36,7 +36,6 @@ impl fmt::Display for Warning {
 #[derive(Debug)]
 pub struct Part {
     label: Label,
-    /// Where it was opened, if it is a file.
     path: Option<PathBuf>,
     bytes: Bytes,
 }
@@ -52,7 +51,7 @@ impl Part {
         &self.label.file
     }
 
-    /// The file's path; `None` for a model in memory.
+    /// Where the file lies; `None` for a model without a file.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
@@ -144,20 +143,21 @@ impl Gguf {
 
     /// A model that is compiled into the program.
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, GgufError> {
-        Self::whole(Part { label: Label::whole(name), path: None, bytes: Bytes::Static(bytes) })
+        Self::whole(name, Bytes::Static(bytes))
     }
 
     /// A model in memory.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, GgufError> {
-        Self::whole(Part { label: Label::whole(name), path: None, bytes: Bytes::Owned(bytes) })
+        Self::whole(name, Bytes::Owned(bytes))
     }
 
     /// A model in anonymous memory, page-aligned like a mapped file.
     pub fn from_memory(name: &str, memory: MmapMut) -> Result<Self, GgufError> {
-        Self::whole(Part { label: Label::whole(name), path: None, bytes: Bytes::Anonymous(memory) })
+        Self::whole(name, Bytes::Anonymous(memory))
     }
 
-    fn whole(part: Part) -> Result<Self, GgufError> {
+    fn whole(name: &str, bytes: Bytes) -> Result<Self, GgufError> {
+        let part = Part { label: Label::whole(name), path: None, bytes };
         split::join(vec![Loaded::parse(part, 0)?])
     }
 

@@ -5,10 +5,12 @@
 
 mod imatrix;
 mod legacy;
+mod plan;
 mod recipe;
 mod statistics;
 
 pub use imatrix::{Imatrix, ImatrixError};
+pub use plan::{Plan, QuantizeError, about_imatrix, fallbacks, plan};
 pub use recipe::{
     Candidate, Choice, Importances, Recipe, RecipeError, by_layer, is_float, name_pattern,
 };

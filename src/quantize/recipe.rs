@@ -79,7 +79,7 @@ pub enum RecipeError {
 }
 
 /// One indented line per tensor, the first ones only.
-fn listed(tensors: &[String]) -> String {
+pub(super) fn listed(tensors: &[String]) -> String {
     let mut text: String =
         tensors.iter().take(MAX_LISTED).map(|tensor| format!("\n  {tensor}")).collect();
     if tensors.len() > MAX_LISTED {
