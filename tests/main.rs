@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod constraint;
 mod engine;
+mod export;
 mod gguf;
 mod model;
 mod tidy;

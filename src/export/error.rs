@@ -16,8 +16,8 @@ use crate::gguf::{TensorType, escape};
 pub enum ExportError {
     #[error("{} exists; give another name, or --force to replace it", path.display())]
     Exists { path: PathBuf },
-    #[error("{} is a folder; expected the name of a file to be written", path.display())]
-    IsFolder { path: PathBuf },
+    #[error("{} is {found}; expected the name of a file to be written", path.display())]
+    NotAFile { path: PathBuf, found: &'static str },
     #[error("{}: there is no folder {} to write it into", path.display(), folder.display())]
     NoFolder { path: PathBuf, folder: PathBuf },
     #[error("{} is {}, which is to be read; give another name", path.display(), input.display())]
@@ -25,8 +25,7 @@ pub enum ExportError {
     #[error("{} would be written twice; give another name", path.display())]
     Twice { path: PathBuf },
     #[error(
-        "not enough space: {:.2} GB are needed, {:.2} GB are free in {}",
-        *needs as f64 / 1e9, *free as f64 / 1e9, folder.display()
+        "not enough space: needs {}, {} free in {}", size(*needs), size(*free), folder.display()
     )]
     NoSpace { folder: PathBuf, needs: u64, free: u64 },
     #[error("cannot {what} {}: {}", path.display(), explain(error))]
@@ -48,7 +47,7 @@ pub enum ExportError {
          run the same command as before, or give --restart to begin anew", journal.display()
     )]
     OtherRun { journal: PathBuf, was: String, is: String },
-    #[error("{} has changed while it was read; run the command again with --restart", path.display())]
+    #[error("{} has changed while it was read; nothing is written, run the command again", path.display())]
     Changed { path: PathBuf },
     #[error(
         "tensor '{}': {n_bad} bad values, first in row {row}; expected finite numbers, found \
@@ -75,6 +74,14 @@ impl ExportError {
     /// Whether the same command would fail the same way again, so that nothing is worth keeping.
     pub(super) fn is_hopeless(&self) -> bool {
         matches!(self, Self::NotFinite { .. } | Self::TooLarge { .. } | Self::Changed { .. })
+    }
+}
+
+/// A number of bytes as disks are sold.
+fn size(n: u64) -> String {
+    match n {
+        0..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
     }
 }
 

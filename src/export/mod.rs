@@ -12,6 +12,8 @@ mod journal;
 mod pieces;
 mod source;
 mod target;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::path::PathBuf;

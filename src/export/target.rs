@@ -40,8 +40,15 @@ impl Target {
         if !folder.is_dir() {
             return Err(ExportError::NoFolder { path, folder });
         }
-        if path.is_dir() || path.file_name().is_none() {
-            return Err(ExportError::IsFolder { path });
+        let found = match fs::metadata(&path).map(|found| found.file_type()) {
+            Ok(kind) if kind.is_file() => None,
+            Ok(kind) if kind.is_dir() => Some("a folder"),
+            Ok(_) => Some("a device, pipe or socket"),
+            Err(_) if path.file_name().is_none() => Some("a folder"),
+            Err(_) => None,
+        };
+        if let Some(found) = found {
+            return Err(ExportError::NotAFile { path, found });
         }
         let target =
             Self { partial: beside(&path, "partial"), path, folder, n_bytes: layout.n_bytes };
@@ -87,7 +94,12 @@ impl Target {
             }
             Ok(file)
         };
-        create().map_err(|error| self.failed("create", error))
+        create().map_err(|error| {
+            if is_new {
+                self.discard();
+            }
+            self.failed("create", error)
+        })
     }
 
     /// Deletes the partial file.
