@@ -5,6 +5,7 @@
 mod answer;
 mod bench;
 mod chat;
+mod checkpoint;
 mod constraint;
 mod engine;
 mod export;

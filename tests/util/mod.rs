@@ -2,4 +2,5 @@
 //!
 //! Each file makes one kind of input, from valid to hostile.
 
+pub(crate) mod checkpoint;
 pub(crate) mod gguf_writer;
