@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chat;
 mod chat_format;
+pub mod convert;
 pub mod detokenize;
 pub mod generator;
 pub mod inspect;
@@ -32,6 +33,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Convert(args)) => convert::run(args, printer),
         Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
         Some(Command::Split(args)) => split::run(args, printer),
