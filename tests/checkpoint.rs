@@ -1,5 +1,8 @@
 //! Checkpoints of both layouts: the same data from either, and a reason for every one that is refused.
 
+mod eagle;
+mod folders;
+mod fp8;
 mod layouts;
 
 use std::collections::BTreeMap;

@@ -152,7 +152,7 @@ fn kind(shards: &[Shard], layout: Layout) -> Kind {
 }
 
 /// Corrects the magnitude that the first configurations of Medium 3.5 state wrongly, and says so.
-fn correct_yarn(hparams: &mut Hparams) -> Option<String> {
+pub(super) fn correct_yarn(hparams: &mut Hparams) -> Option<String> {
     if !MEDIUM_3_5.has_wrong_yarn(hparams) {
         return None;
     }

@@ -59,10 +59,9 @@ const CLASSES: [(&str, Architecture, bool); 4] = [
 ];
 
 /// Kinds of models that the same graph would compute wrongly.
-const OTHER_KINDS: [(&[&str], &str); 3] = [
+const OTHER_KINDS: [(&[&str], &str); 2] = [
     (&["num_local_experts", "num_experts", "n_routed_experts"], "a mixture of experts"),
     (&["q_lora_rank", "kv_lora_rank", "qk_rope_head_dim"], "latent attention"),
-    (&["attention_bias", "use_qk_norm", "final_logit_softcapping"], "another kind of attention"),
 ];
 
 /// Reads `config.json`, whose content is `map`.

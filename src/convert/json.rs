@@ -24,6 +24,10 @@ pub(super) const MAX_INDEX: u64 = 256 << 20;
 /// Reads a file of JSON of at most `max` bytes.
 pub(super) fn read<T: DeserializeOwned>(path: &Path, max: u64) -> Result<T, CheckpointError> {
     let problem = |problem: String| CheckpointError::File { file: path.to_owned(), problem };
+    // Opening what is no file, a pipe say, could wait for ever.
+    if path.exists() && !path.is_file() {
+        return Err(problem("not a file".to_owned()));
+    }
     let open = || {
         let file = File::open(path)?;
         let mut text = Vec::new();

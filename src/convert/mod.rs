@@ -9,6 +9,8 @@ mod chat_template;
 mod checkpoint;
 mod config;
 mod description;
+#[cfg(test)]
+mod description_tests;
 mod error;
 mod general;
 mod generation;
@@ -25,6 +27,8 @@ mod plan;
 mod positions;
 mod quantization;
 mod safetensors;
+#[cfg(test)]
+mod safetensors_tests;
 mod side_file;
 mod tensors;
 mod tower;

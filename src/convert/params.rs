@@ -25,10 +25,9 @@ const KEYS: TextKeys = TextKeys {
 const N_CTX: u32 = 128_000;
 
 /// Kinds of models that the same graph would compute wrongly.
-const OTHER_KINDS: [(&[&str], &str); 4] = [
+const OTHER_KINDS: [(&[&str], &str); 3] = [
     (&["moe"], "a mixture of experts"),
     (&["q_lora_rank", "kv_lora_rank", "qk_rope_head_dim"], "latent attention"),
-    (&["qk_norm", "use_biases"], "another kind of attention"),
     (&["sliding_window", "_sliding_window"], "a window of attention"),
 ];
 
