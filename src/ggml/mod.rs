@@ -29,7 +29,7 @@ use std::ffi::{CStr, c_char};
 pub use backend::{Backend, BufferType, CancelFlag, Device, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use ops::Rope;
-pub use quant::{dequantize_rows, needs_importance, quantize_rows};
+pub use quant::{Quantizer, dequantize_rows, needs_importance, quantize_rows};
 pub use sched::{Computed, Ready, Scheduler};
 pub use store::{HostMemory, StoreBuilder, TensorId, TensorStore};
 pub use tensor::{DType, Element, Tensor};

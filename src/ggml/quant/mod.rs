@@ -1,9 +1,32 @@
 //! Rows of numbers to and from ggml's block formats.
 //!
+//! ggml's quantizers take one number at a time and are what a conversion waits for. On x86-64 the
+//! K-quants therefore have vector code of our own (`affine`, `symmetric`, over `search` and `lanes`),
+//! which does the same arithmetic in the same order for 16 super-blocks at once and gives the same
+//! bytes. Everything else, and every other processor, is ggml's.
+//!
 //! All functions are free of locks but for the first use of an IQ type, whose tables ggml builds
 //! inside a critical section of its own; any number of threads may convert rows at once.
 
+#[cfg(target_arch = "x86_64")]
+mod affine;
+#[cfg(target_arch = "x86_64")]
+mod batch;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+mod quantizer;
+#[cfg(target_arch = "x86_64")]
+mod search;
+#[cfg(target_arch = "x86_64")]
+mod symmetric;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use ggml_sys as sys;
+
+pub use quantizer::Quantizer;
 
 use super::DType;
 
@@ -18,8 +41,8 @@ pub fn quantize_rows(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    let rows = Rows::new(dtype, values, n_per_row, importance, out.len());
-    by_ggml(dtype, &rows, out);
+    let fastest = Quantizer::all().next().expect("ggml is always there");
+    fastest.quantize_rows(dtype, values, n_per_row, importance, out);
 }
 
 /// Whether ggml can quantize to this type only with an importance matrix.
@@ -51,23 +74,6 @@ impl<'a> Rows<'a> {
             None => assert!(!needs_importance(dtype), "{dtype:?} takes an importance matrix"),
         }
         Self { values, n_per_row, importance }
-    }
-}
-
-fn by_ggml(dtype: DType, rows: &Rows<'_>, out: &mut [u8]) {
-    let n_rows = rows.values.len() / rows.n_per_row;
-    // SAFETY: Rows::new checked that values, importance and out have the sizes that ggml derives from
-    // n_rows and n_per_row; quantize_chunk initialises its tables itself.
-    unsafe {
-        sys::ggml_quantize_chunk(
-            dtype.0,
-            rows.values.as_ptr(),
-            out.as_mut_ptr().cast(),
-            0,
-            n_rows as i64,
-            rows.n_per_row as i64,
-            rows.importance.map_or(std::ptr::null(), <[f32]>::as_ptr),
-        );
     }
 }
 
