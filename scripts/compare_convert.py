@@ -74,7 +74,7 @@ class Comparison:
         before = self.n_differences
         if metadata:
             self.compare_metadata(what, a, b)
-        self.compare_tensors(what, a, b)
+        self.compare_tensors(what, a, b, order=metadata)
         n_keys, n_tensors = len(b.fields) - 3, len(b.tensors)
         if self.n_differences == before:
             print(f"  same {what}: {n_keys if metadata else 'no'} keys, {n_tensors} tensors", flush=True)
@@ -100,11 +100,11 @@ class Comparison:
             moved = next(pair for pair in zip(*order) if pair[0] != pair[1])
             self.differ(f"{what}: order of keys: {moved[0]} where theirs has {moved[1]}")
 
-    def compare_tensors(self, what: str, a: GGUFReader, b: GGUFReader) -> None:
+    def compare_tensors(self, what: str, a: GGUFReader, b: GGUFReader, order: bool) -> None:
         ours, theirs = {t.name: t for t in a.tensors}, {t.name: t for t in b.tensors}
         if set(ours) != set(theirs):
             self.differ(f"{what}: tensors {sorted(set(ours) ^ set(theirs))[:4]} on one side only")
-        elif list(ours) != list(theirs):
+        elif order and list(ours) != list(theirs):
             self.differ(f"{what}: order of tensors")
         for name in set(ours) & set(theirs):
             x, y = ours[name], theirs[name]
@@ -169,9 +169,11 @@ class Comparison:
             done = subprocess.run([str(c) for c in command], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
             texts[f"gust, {side}"] = done.stdout.strip() if done.returncode == 0 else f"failed: {done.stderr[-300:]}"
         for program in ("llama.cpp", "gust"):
-            pair = texts[f"{program}, ours"], texts[f"{program}, theirs"]
-            if pair[0] != pair[1] or "failed" in pair[0]:
-                self.differ(f"{ty}: text in {program}: {pair[0]!r}, theirs {pair[1]!r}")
+            pair = sorted((texts[f"{program}, ours"], texts[f"{program}, theirs"]), key=len)
+            # llama-completion may end before all of its text is written.
+            same = pair[1].startswith(pair[0]) if program == "llama.cpp" else pair[0] == pair[1]
+            if not same or not pair[0] or "failed" in pair[0]:
+                self.differ(f"{ty}: text in {program}: {pair[0]!r} and {pair[1]!r}")
         print(f"  text {ty}: gust {texts['gust, ours']!r}; llama.cpp {texts['llama.cpp, ours'][-60:]!r}", flush=True)
 
 

@@ -25,6 +25,13 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Runs to a good end, quietly.
+#[track_caller]
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
 /// A folder with a GGUF of some megabytes, `in.gguf`.
 struct Bench(tempfile::TempDir);
 
@@ -94,7 +101,7 @@ fn same(a: &Path, b: &Path) -> bool {
 fn killed_runs_go_on_to_the_same_bytes() {
     let bench = Bench::new();
     let start = Instant::now();
-    assert!(bench.split("whole").status().unwrap().success());
+    succeed(&mut bench.split("whole"));
     let time = start.elapsed();
     let mut n_kills = 0;
     let mut random = 12_345u64;
@@ -172,7 +179,7 @@ fn two_runs_at_once_and_other_sources_are_refused() {
     assert_eq!(changed.status.code(), Some(1));
     let text = stderr(&changed);
     assert!(text.contains("in.gguf") && text.contains("--restart"), "{text}");
-    assert!(bench.split("out").arg("--restart").status().unwrap().success());
+    succeed(bench.split("out").arg("--restart"));
     bench.no_leftovers();
 }
 
@@ -207,13 +214,13 @@ fn limits_and_locked_folders_are_told_before_anything_is_written() {
 #[test]
 fn parts_are_the_file_again() {
     let bench = Bench::new();
-    assert!(bench.split("out").arg("--no-tensor-first-split").status().unwrap().success());
+    succeed(bench.split("out").arg("--no-tensor-first-split"));
     let part = bench.str("out-00002-of-00003.gguf");
     let gguf = Gguf::open(Path::new(&part)).unwrap();
     assert_eq!(gguf.parts().len(), 3);
     assert_eq!(gguf.tensors()[0].part, 1);
     let whole = bench.str("again.gguf");
-    assert!(gust(&["merge", &part, &whole]).status().unwrap().success());
+    succeed(&mut gust(&["merge", &part, &whole]));
     assert!(same(Path::new(&whole), &bench.path("in.gguf")));
     let again = gust(&["merge", &part, &whole]).output().unwrap();
     assert!(stderr(&again).contains("exists"), "{}", stderr(&again));
@@ -221,23 +228,31 @@ fn parts_are_the_file_again() {
     assert!(stderr(&no_part).contains("a whole file"), "{}", stderr(&no_part));
     let plan = gust(&["split", &whole, "x", "--max-size", "12M", "--dry-run"]).output().unwrap();
     let plan = String::from_utf8(plan.stdout).unwrap();
-    assert_eq!(plan.lines().count(), 3, "{plan}");
+    assert_eq!(plan.lines().count(), 4, "{plan}");
     let wrong = gust(&["split", &whole, "x", "--max-size", "12MB"]).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
 }
 
-/// Every part that llama.cpp's tool makes of the tiny model is ours byte for byte.
+/// Every part is, byte for byte, what llama.cpp's tool makes of the same file.
 #[test]
-fn the_tiny_model_is_split_as_by_llama_cpp() {
+fn parts_are_llama_cpps() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/split");
     let folder = tempfile::tempdir().unwrap();
-    let prefix = folder.path().join("tiny-split");
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/tiny-Q8_0.gguf");
-    let args = ["split", model.to_str().unwrap(), prefix.to_str().unwrap(), "--max-tensors", "16"];
-    assert!(gust(&args).status().unwrap().success());
-    // blake3 of the files that `llama-gguf-split --split-max-tensors 16` writes.
-    let expected = ["H1", "H2", "H3"];
-    for (no, expected) in (1..).zip(expected) {
-        let part = folder.path().join(format!("tiny-split-0000{no}-of-00003.gguf"));
-        assert_eq!(blake3::hash(&fs::read(part).unwrap()).to_hex().as_str(), expected, "{no}");
+    let whole = golden.join("whole.gguf");
+    for (name, n_parts, flags) in
+        [("plain", 3, &[][..]), ("first", 4, &["--no-tensor-first-split"][..])]
+    {
+        let prefix = folder.path().join(name);
+        let args = ["split", whole.to_str().unwrap(), prefix.to_str().unwrap()];
+        succeed(gust(&args).args(["--max-tensors", "2"]).args(flags));
+        for no in 1..=n_parts {
+            let part = format!("{name}-{no:05}-of-{n_parts:05}.gguf");
+            assert!(same(&folder.path().join(&part), &golden.join(&part)), "{part}");
+        }
+        let part = golden.join(format!("{name}-00001-of-{n_parts:05}.gguf"));
+        let merged = folder.path().join(format!("{name}.gguf"));
+        let args = ["merge", part.to_str().unwrap(), merged.to_str().unwrap()];
+        succeed(&mut gust(&args));
+        assert!(same(&merged, &whole), "{name}");
     }
 }

@@ -6,30 +6,34 @@
 /// The character of each byte.
 pub(super) const CHARS: [char; 256] = {
     let mut chars = ['\0'; 256];
-    let mut byte = 0;
+    let mut byte: u8 = 0;
     let mut hidden: u8 = 0;
-    while byte < 256 {
-        chars[byte] = match byte as u8 {
-            own @ (b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff) => own as char,
+    loop {
+        chars[byte as usize] = match byte {
+            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => byte as char,
             _ => {
                 hidden += 1;
                 char::from_u32(0xff + hidden as u32).expect("a character of Latin Extended-A")
             }
         };
+        if byte == u8::MAX {
+            break chars;
+        }
         byte += 1;
     }
-    chars
 };
 
 /// The byte of each character, by the character's number.
 const BYTES: [Option<u8>; 512] = {
     let mut bytes = [None; 512];
-    let mut byte = 0;
-    while byte < 256 {
-        bytes[CHARS[byte] as usize] = Some(byte as u8);
+    let mut byte: u8 = 0;
+    loop {
+        bytes[CHARS[byte as usize] as usize] = Some(byte);
+        if byte == u8::MAX {
+            break bytes;
+        }
         byte += 1;
     }
-    bytes
 };
 
 /// The byte that `c` stands for.
