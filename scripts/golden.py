@@ -7,7 +7,8 @@ pillow 13.0.0 and opencv-python-headless 5.0.0.93:
     python -m venv venv
     venv/bin/pip install mistral_common==1.13.1 transformers==5.23.0 torch==2.15.0 gguf==0.19.0 numpy==2.3.5 \
         pillow==13.0.0 opencv-python-headless==5.0.0.93
-    venv/bin/python scripts/golden.py --tekken tekken.json --fixtures DIR --splitter llama-gguf-split  # everything
+    venv/bin/python scripts/golden.py --tekken tekken.json --fixtures DIR --splitter llama-gguf-split \
+        --quantizer llama-quantize                                            # everything
     venv/bin/python scripts/golden.py model                                   # one part
 
 Convention: a part is a program scripts/golden/PART.py that writes everything into the directory given by --out, which is
@@ -24,7 +25,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 PINNED = {"mistral_common": "1.13.1", "transformers": "5.23.0", "torch": "2.15.0", "gguf": "0.19.0", "numpy": "2.3.5", "pillow": "13.0.0", "opencv-python-headless": "5.0.0.93"}
-NEEDS = {"model": [], "eagle": [], "fp8": [], "vision_tower": [], "template": ["fixtures"], "chat": ["tekken", "fixtures"], "tokenizer": ["tekken"], "split": ["splitter"]}
+NEEDS = {"model": [], "convert": [], "eagle": [], "fp8": [], "vision_tower": [], "template": ["fixtures"], "chat": ["tekken", "fixtures"], "tokenizer": ["tekken"], "split": ["splitter"], "recipe": ["quantizer"]}
 
 
 def other_versions() -> list[str]:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--tekken", type=Path, help="tekken.json of the vocabulary")
     parser.add_argument("--fixtures", type=Path, help="directory of chat fixtures")
     parser.add_argument("--splitter", type=Path, help="llama.cpp's program llama-gguf-split")
+    parser.add_argument("--quantizer", type=Path, help="llama.cpp's program llama-quantize")
     parser.add_argument("--out", type=Path, default=REPO / "tests/golden", help="directory of the parts' directories [tests/golden]")
     args = parser.parse_args()
     parts = args.parts or known

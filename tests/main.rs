@@ -12,6 +12,7 @@ mod engine;
 mod export;
 mod gguf;
 mod model;
+mod quantize;
 mod tidy;
 mod tokenizer;
 mod types;

@@ -22,10 +22,13 @@ pub(super) fn tile(ty: TensorType) -> Vec<u8> {
     let mut random = Random::new(2);
     let values: Vec<f32> = (0..TILE).map(|_| STDDEV * random.normal()).collect();
     let dtype = DType::from_id(ty.ggml_id()).expect("mixes have ggml's types");
-    let mut bytes = vec![0; dtype.row_size(TILE as i64)];
+    let n_bytes = dtype.row_size(TILE as i64);
+    // Types below 4 bits are searched for, which takes a hundred times as long.
+    let n_distinct = if n_bytes < TILE / 2 { TILE / 32 } else { TILE };
+    let mut bytes = vec![0; dtype.row_size(n_distinct as i64)];
     let importance = needs_importance(dtype).then_some(&[1.0; 256][..]);
-    quantize_rows(dtype, &values, 256, importance, &mut bytes);
-    bytes
+    quantize_rows(dtype, &values[..n_distinct], 256, importance, &mut bytes);
+    bytes.repeat(TILE / n_distinct)
 }
 
 /// A vocabulary as the tokenizer wants it: control tokens, every byte, and words that mean nothing.

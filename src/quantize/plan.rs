@@ -191,3 +191,82 @@ pub fn fallbacks<'a>(
     };
     kinds.into_iter().map(line).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::HeaderBuilder;
+    use crate::model::{Mix, builtin};
+    use crate::quantize::imatrix::tests::flat;
+
+    fn recipe(name: &str) -> Recipe {
+        Recipe::of(Mix::from_name(name).unwrap())
+    }
+
+    fn try_plan(gguf: &Gguf, mix: &str, again: bool) -> Result<(), String> {
+        let plan = plan(gguf, "out.gguf".into(), &recipe(mix), None, again);
+        plan.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn model(arch: &str) -> Gguf {
+        let mut header = HeaderBuilder::new();
+        header.set("general.architecture", &Value::String(arch.to_owned()));
+        header.set("split.count", &Value::U16(1));
+        header.set("general.file_type", &Value::U32(1));
+        header.set("general.name", &Value::String("x".to_owned()));
+        header.tensor("v.blk.1.attn_q.weight", TensorType::F16, &[64, 32, 1]);
+        header.tensor("mm.1.weight", TensorType::F16, &[40, 32]);
+        let layout = header.finish();
+        let mut bytes = layout.header;
+        bytes.resize(layout.n_bytes as usize, 0);
+        Gguf::from_bytes("x", bytes).unwrap()
+    }
+
+    #[test]
+    fn keys_and_tensors_are_in_llama_cpps_order() {
+        let (gguf, imatrix) = (model("clip"), flat(&[("v.blk.1.attn_q.weight", 64)]));
+        let plan = plan(&gguf, "o".into(), &recipe("Q4_K_M"), Some(&imatrix), false).unwrap();
+        let keys: Vec<&str> = plan.file.metadata.iter().map(|(key, _)| key.as_str()).collect();
+        let expected = [
+            "general.architecture",
+            "general.name",
+            "general.quantization_version",
+            "general.file_type",
+            "quantize.imatrix.file",
+            "quantize.imatrix.entries_count",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!(plan.file.metadata[3].1, Value::U32(15));
+        let tensors: Vec<_> =
+            plan.file.tensors.iter().map(|t| (t.name.as_str(), t.ty, t.dims.clone())).collect();
+        let expected = [
+            ("mm.1.weight", TensorType::F16, vec![40, 32]),
+            ("v.blk.1.attn_q.weight", TensorType::Q5_0, vec![64, 32]),
+        ];
+        assert_eq!(tensors, expected);
+        assert_eq!(plan.missing, Vec::<String>::new());
+        let lines = fallbacks(plan.file.tensors.iter().zip(&plan.choices));
+        assert_eq!(
+            lines,
+            [
+                "rows of 40 do not fill q4_K's blocks of 256: f16 instead for mm.1.weight",
+                "rows of 64 do not fill q4_K's blocks of 256: q5_0 instead for v.blk.1.attn_q.weight",
+            ]
+        );
+    }
+
+    #[test]
+    fn other_models_and_quantized_ones_are_refused() {
+        let text = try_plan(&model("gemma3"), "Q8_0", false).unwrap_err();
+        assert!(text.contains("expected mistral3, llama, eagle or clip, found 'gemma3'"), "{text}");
+        assert!(
+            try_plan(&model("eagle"), "Q8_0", false).unwrap_err().contains("eagle.block_count")
+        );
+        let gguf = builtin();
+        let text = try_plan(&gguf, "Q4_0", false).unwrap_err();
+        assert!(text.contains("give --allow-requantize:\n  output.weight (q8_0)"), "{text}");
+        try_plan(&gguf, "Q4_0", true).unwrap();
+        // Nothing changes its type, so nothing is lost.
+        try_plan(&gguf, "Q8_0", false).unwrap();
+    }
+}

@@ -312,3 +312,6 @@ impl Counts {
         (self.seen[slot] - 1, n)
     }
 }
+
+#[cfg(test)]
+mod tests;
