@@ -91,7 +91,7 @@ fn native_folder() -> TempDir {
 /// Every tensor's name, type and bytes.
 fn tensors(gguf: &Gguf) -> Vec<(String, TensorType, Vec<u8>)> {
     let mut all: Vec<_> = (gguf.tensors().iter())
-        .map(|tensor| (tensor.name.clone(), tensor.ty, gguf.bytes(tensor).to_vec()))
+        .map(|tensor| (tensor.name.clone(), tensor.ty, gguf.data(tensor).to_vec()))
         .collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all

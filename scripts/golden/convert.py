@@ -80,7 +80,7 @@ CARDS = [
     ("x", "---\nmodel_name: Named\nmodel_creator: maker\nmodel_type: mistral\n---\n", None),
     ("folder-3B", "---\nbase_model: https://huggingface.co/mistralai/Ministral-3-3B-Base-2512\n"
                   "datasets:\n- org/some-data-v1\n- https://x.y/z\n---\n", "mistralai/Ministral-3-3B-Instruct-2512"),
-    ("f", "---\nbase_models: [a/b-7B, c]\ndataset: d/e\nlicense: null\ntags: []\nversion: \"\"\n---\n", "/home/me/models/x-7B"),
+    ("f", "---\nbase_models: [a/b-7B, c]\ndataset: d/e\nlicense: null\ntags: []\nversion: \"\"\n---\n", "/data/models/x-7B"),
     ("q-v3", "---\nname: >-\n  Folded\n  name\ndescription: |\n  Two\n  lines\nlanguage: \"en\"\n---\n", "plain name"),
 ]
 
