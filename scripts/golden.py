@@ -25,7 +25,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 PINNED = {"mistral_common": "1.13.1", "transformers": "5.23.0", "torch": "2.15.0", "gguf": "0.19.0", "numpy": "2.3.5", "pillow": "13.0.0", "opencv-python-headless": "5.0.0.93"}
-NEEDS = {"model": [], "eagle": [], "fp8": [], "vision_tower": [], "template": ["fixtures"], "chat": ["tekken", "fixtures"], "tokenizer": ["tekken"], "split": ["splitter"], "recipe": ["quantizer"]}
+NEEDS = {"model": [], "convert": [], "eagle": [], "fp8": [], "vision_tower": [], "template": ["fixtures"], "chat": ["tekken", "fixtures"], "tokenizer": ["tekken"], "split": ["splitter"], "recipe": ["quantizer"]}
 
 
 def other_versions() -> list[str]:

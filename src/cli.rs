@@ -30,6 +30,8 @@ pub enum Command {
     Bench(cmd::bench::Args),
     /// Measure how well a model predicts a text
     Perplexity(cmd::perplexity::Args),
+    /// Write GGUF files from a checkpoint's folder of safetensors
+    Convert(cmd::convert::Args),
     /// Collect activation statistics, which make a quantized file better
     Imatrix(cmd::imatrix::Args),
     /// Write a GGUF file in smaller types

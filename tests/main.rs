@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod checkpoint;
 mod constraint;
+mod convert;
 mod doctor;
 mod engine;
 mod export;

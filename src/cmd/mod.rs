@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chat;
 mod chat_format;
+pub mod convert;
 pub mod detokenize;
 pub mod doctor;
 pub mod generator;
@@ -34,6 +35,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
+        Some(Command::Convert(args)) => convert::run(args, printer),
         Some(Command::Imatrix(args)) => imatrix::run(args, printer),
         Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),

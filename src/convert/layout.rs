@@ -38,7 +38,8 @@ impl Layout {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// What it is called, with its files.
+    pub fn name(self) -> &'static str {
         match self {
             Self::HuggingFace => "Hugging Face's layout (config.json, model*.safetensors)",
             Self::Native => "Mistral's layout (params.json, consolidated*.safetensors)",

@@ -36,6 +36,16 @@ pub enum TokenizerError {
     Base64 { rank: usize },
     #[error("tekken.json: rank {rank} is not the single byte {rank}, as the first 256 must be")]
     FirstRanks { rank: usize },
+    #[error("tokenizer.json is not what it should be")]
+    HfJson(#[source] serde_json::Error),
+    #[error("tokenizer.json: {at}: {problem}")]
+    Hf { at: String, problem: String },
+    #[error("token {id} has {n_bytes} bytes, more than the {limit} that merges are made for")]
+    TokenTooLong { id: TokenId, n_bytes: usize, limit: usize },
+    #[error("token {id} is not made of two other tokens, so that no merge leads to it")]
+    Unreachable { id: TokenId },
+    #[error("the merges of the vocabulary have more than {limit} bytes")]
+    TooManyMerges { limit: usize },
     #[error(transparent)]
     Gguf(#[from] GgufError),
     #[error("{file} key '{key}': expected {expected}, found {found}")]

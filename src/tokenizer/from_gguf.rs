@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::byte_chars::byte_of;
 use super::vocab::{TokenKind, VocabBuilder};
 use super::{TokenId, Tokenizer, TokenizerError};
 use crate::gguf::{Gguf, Metadata, Strings};
@@ -49,7 +50,6 @@ fn read_tokens(
     types: &[i32],
     builder: &mut VocabBuilder,
 ) -> Result<(), TokenizerError> {
-    let bytes_of = byte_table();
     for ((id, token), &ty) in (0..).zip(tokens.iter()).zip(types) {
         let kind = match ty {
             1 => TokenKind::Normal,
@@ -64,7 +64,7 @@ fn read_tokens(
         let bytes = builder.bytes();
         if kind == TokenKind::Normal {
             for c in token.chars() {
-                let Some(byte) = bytes_of.get(c as usize).copied().flatten() else {
+                let Some(byte) = byte_of(c) else {
                     return Err(TokenizerError::NotAByte { id, c });
                 };
                 bytes.push(byte);
@@ -75,24 +75,6 @@ fn read_tokens(
         builder.finish_token(kind)?;
     }
     Ok(())
-}
-
-/// GPT-2's table: printable Latin-1 characters are their own byte, the other bytes follow from
-/// U+0100 on.
-fn byte_table() -> [Option<u8>; 512] {
-    let mut table = [None; 512];
-    let mut hidden = 0x100;
-    for byte in 0..=u8::MAX {
-        let at = match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => byte as usize,
-            _ => {
-                hidden += 1;
-                hidden - 1
-            }
-        };
-        table[at] = Some(byte);
-    }
-    table
 }
 
 fn check_name(metadata: &Metadata, key: &str, known: &[&str]) -> Result<(), TokenizerError> {
@@ -116,17 +98,6 @@ fn wrong(metadata: &Metadata, key: &str, expected: String, found: String) -> Tok
 mod tests {
     use super::*;
     use crate::model::builtin;
-
-    #[test]
-    fn the_table_covers_every_byte_once() {
-        let table = byte_table();
-        let mut bytes: Vec<u8> = table.iter().flatten().copied().collect();
-        bytes.sort_unstable();
-        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
-        assert_eq!(table['Ġ' as usize], Some(b' '));
-        assert_eq!(table['Ċ' as usize], Some(b'\n'));
-        assert_eq!(table['ÿ' as usize], Some(0xff));
-    }
 
     #[test]
     fn the_builtin_model_has_a_tekken_vocabulary() {

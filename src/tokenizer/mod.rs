@@ -8,10 +8,13 @@
 #![deny(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
 mod bpe;
+mod byte_chars;
 mod error;
 mod from_gguf;
 mod pretokenizer;
 mod tekken;
+mod to_gguf;
+mod tokenizer_json;
 mod unicode;
 mod utf8;
 mod vocab;
@@ -47,6 +50,17 @@ impl Tokenizer {
     /// Reads the bytes of a `tekken.json`.
     pub fn from_tekken(json: &[u8]) -> Result<Self, TokenizerError> {
         tekken::parse(json)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`, which must hold a tekken vocabulary.
+    ///
+    /// `warn` is told when the file names the pattern that the family's own files had wrong for a while;
+    /// the right one is used.
+    pub fn from_tokenizer_json(
+        json: &[u8],
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Self, TokenizerError> {
+        tokenizer_json::parse(json, warn)
     }
 
     /// Token ids of plain text. No BOS or EOS is added, and what looks like a control token in
@@ -96,8 +110,11 @@ impl Tokenizer {
 
     /// All control tokens, in the order of their ids.
     pub fn control_tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
-        (0..TokenId::try_from(self.n_vocab()).expect("at most MAX_TOKENS tokens"))
-            .filter(|&id| self.is_control(id))
+        self.ids().filter(|&id| self.is_control(id))
+    }
+
+    fn ids(&self) -> std::ops::Range<TokenId> {
+        0..TokenId::try_from(self.n_vocab()).expect("at most MAX_TOKENS tokens")
     }
 
     /// Number of tokens; every id is below it.

@@ -13,7 +13,7 @@ pub(crate) const N_HEAD: u64 = 4;
 pub(crate) const N_HEAD_KV: u64 = 2;
 pub(crate) const HEAD: u64 = 16;
 pub(crate) const N_FF: u64 = 48;
-pub(crate) const N_VOCAB: u64 = 24;
+pub(crate) const N_VOCAB: u64 = 300;
 pub(crate) const N_LAYER: u64 = 2;
 /// Of the tower.
 pub(crate) const V_EMBD: u64 = 16;
