@@ -12,7 +12,7 @@ use super::error::ExportError;
 use super::pieces::Piece;
 use super::target::Target;
 use super::{Encoding, OutputFile, PlannedTensor};
-use crate::ggml::{DType, needs_importance, quantize_rows};
+use crate::ggml::{DType, max_value, needs_importance, quantize_rows};
 use crate::gguf::{NotFinite, TensorType, not_finite};
 
 /// What workers share.
@@ -91,7 +91,8 @@ fn convert<'b>(
     let n_values = (piece.rows.end - piece.rows.start) * tensor.dims[0];
     values.resize(n_values as usize, 0.0);
     tensor.source.read_rows(piece.rows.start, values);
-    if values.iter().any(|x| !x.is_finite()) {
+    let limit = limit(tensor);
+    if !values.iter().all(|x| x.abs() <= limit) {
         return Err(bad_values(tensor, piece));
     }
     bytes.resize(piece.n_bytes, 0);
@@ -105,6 +106,11 @@ fn convert<'b>(
             ty: tensor.ty,
         }),
     }
+}
+
+/// The largest value that the tensor may have; NaN and infinity are beyond every limit.
+fn limit(tensor: &PlannedTensor<'_>) -> f32 {
+    max_value(DType::from_id(tensor.ty.ggml_id()).expect("the types are ggml's"))
 }
 
 /// Whether the output has the source's own bytes, if in another order of rows.
@@ -155,7 +161,7 @@ pub(super) fn check(tensor: &PlannedTensor<'_>) -> Result<(), ExportError> {
 
 /// The error about a tensor of which `piece` is the first that has bad values: counts the rest of them.
 fn bad_values(tensor: &PlannedTensor<'_>, piece: &Piece) -> ExportError {
-    let (source, n_cols) = (&tensor.source, tensor.dims[0]);
+    let (source, n_cols, limit) = (&tensor.source, tensor.dims[0], limit(tensor));
     let mut n_bad = 0;
     let mut first = None;
     let step = piece.rows.end - piece.rows.start;
@@ -167,7 +173,8 @@ fn bad_values(tensor: &PlannedTensor<'_>, piece: &Piece) -> ExportError {
         } else {
             let mut values = vec![0.0; ((rows.end - rows.start) * n_cols) as usize];
             source.read_rows(rows.start, &mut values);
-            let mut bad = values.iter().zip(0..).filter(|(x, _)| !x.is_finite());
+            let fits = |x: &f32| x.abs() <= limit;
+            let mut bad = values.iter().zip(0..).filter(|(x, _)| !fits(x));
             bad.next().map(|(_, first)| NotFinite { n_bad: 1 + bad.count() as u64, first })
         };
         source.release(rows.clone());
@@ -178,9 +185,14 @@ fn bad_values(tensor: &PlannedTensor<'_>, piece: &Piece) -> ExportError {
         }
         start = rows.end;
     }
-    let what = match is_copy(tensor) && tensor.ty.block_size() > 1 {
-        true => format!("NaN or infinity in {} scales of blocks", tensor.ty),
-        false => "NaN or infinity".to_owned(),
+    let what = match is_copy(tensor) {
+        true if tensor.ty.block_size() > 1 => {
+            format!("NaN or infinity in {} scales of blocks", tensor.ty)
+        }
+        false if limit < f32::MAX => {
+            format!("NaN, infinity or values beyond {limit:e}, which {} cannot hold", tensor.ty)
+        }
+        _ => "NaN or infinity".to_owned(),
     };
     let row = first.unwrap_or(piece.rows.start);
     ExportError::NotFinite { tensor: tensor.name.clone(), n_bad, row, found: what }

@@ -8,11 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::statistics::{Statistics, StatisticsError};
+use crate::ggml::MAX_IMPORTANCE;
 use crate::gguf::escape;
-
-/// Mean squares above this are a fault: activations of 30 million, and products that leave f32 in
-/// ggml's search for scales, which ends the process there.
-const MAX_IMPORTANCE: f32 = 1e15;
 
 /// Importance of the columns of each matrix of a model.
 #[derive(Debug)]
