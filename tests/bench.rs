@@ -56,5 +56,5 @@ fn a_failed_run_leaves_valid_json() {
 fn wrong_usage_exits_with_2() {
     let output = bench(&["--shape", "medium-3.5", "--quant", "Q9_K"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("importance matrix"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("IQ4_XS"));
 }
