@@ -93,7 +93,7 @@ impl Checkpoint {
 
     fn of_files(dir: &Path, mut files: Files, reading: Reading) -> Result<Self, CheckpointError> {
         let mut notes = std::mem::take(&mut files.notes);
-        let config: Map<String, Value> = json::read(&files.config, MAX_CONFIG)?;
+        let config = json::read_object(&files.config, MAX_CONFIG)?;
         let shards = index::open(dir, &files)?;
         let mut inputs = inputs(dir, &files);
         let kind = kind(&shards, files.layout);
