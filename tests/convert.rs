@@ -327,3 +327,14 @@ fn places_that_cannot_be_are_refused() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains(&format!("run it: gust chat -m '{}'", out.display())), "{said}");
 }
+
+#[test]
+fn a_number_that_is_none_is_told_with_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = native();
+    let wq = tensors.iter_mut().find(|tensor| tensor.name.ends_with("wq.weight")).unwrap();
+    wq.data[..2].copy_from_slice(&[0xc0, 0x7f]);
+    write_native(dir.path(), &tensors);
+    write_side_files(dir.path());
+    refused(dir.path(), &["--type", "Q8_0"], &["consolidated", ".safetensors: ", "1 bad value,"]);
+}

@@ -12,7 +12,7 @@ use super::recipe::{self, RecipeArgs};
 use super::write::{self, WriteArgs};
 use crate::chat::Template;
 use crate::convert::{self, About, Checkpoint, Kind, Layout, Places, Plan, Reading};
-use crate::export::{InputFile, OutputFile};
+use crate::export::{ExportError, InputFile, OutputFile};
 use crate::gguf::{TensorType, escape};
 use crate::model::{Mix, YarnPolicy};
 use crate::quantize;
@@ -88,7 +88,14 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let inputs = paths.into_iter().map(InputFile::of).collect::<Result<_, _>>()?;
     plan.files.iter().for_each(|file| printer.note(planned(file)));
     let options = args.describe();
-    write::run(plan.files, inputs, options, &args.write, printer)?;
+    let written = write::run(plan.files, inputs, options, &args.write, printer);
+    written.map_err(|error| match error.downcast_ref() {
+        Some(ExportError::NotFinite { tensor, .. }) => match checkpoint.file_of(tensor) {
+            Some(file) => error.context(file.display().to_string()),
+            None => error,
+        },
+        _ => error,
+    })?;
     if checkpoint.kind == Kind::Model {
         let path = shell_word(&places.text().display().to_string());
         printer.note(format!("run it: gust chat -m {path}"));

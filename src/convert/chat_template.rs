@@ -30,6 +30,9 @@ impl ChatTemplates {
             files.notes.push("chat_template.jinja is empty, which counts as none".to_owned());
         }
         for name in ["tokenizer_config.json", "chat_template.json"] {
+            if name == "chat_template.json" {
+                files.text(name)?; // unlike the other, it holds nothing but what is needed
+            }
             let Some(file) = files.json(name)? else { continue };
             if let Some(templates) = Self::from_json(&file) {
                 return templates.map_err(|problem| files.fault(name, problem));

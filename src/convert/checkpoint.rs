@@ -141,6 +141,12 @@ impl Checkpoint {
         self.named(&self.vision)
     }
 
+    /// The file that holds the tensor of this GGUF name.
+    pub fn file_of(&self, name: &str) -> Option<PathBuf> {
+        let entry = self.text.iter().chain(&self.vision).find(|entry| entry.name == name)?;
+        Some(self.dir.join(&self.shards[entry.shard].name))
+    }
+
     /// What a person should know: which layout was taken, what was corrected.
     pub fn notes(&self) -> &[String] {
         &self.notes
