@@ -8,6 +8,18 @@ use std::path::PathBuf;
 use super::safetensors::HeaderError;
 use crate::model::listed;
 
+impl CheckpointError {
+    /// The same about a key inside `section`.
+    pub(super) fn below(self, section: &str) -> Self {
+        match self {
+            Self::Key { file, key, expected, found } => {
+                Self::Key { file, key: format!("{section}.{key}"), expected, found }
+            }
+            error => error,
+        }
+    }
+}
+
 /// A folder that holds no usable checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,4 +37,6 @@ pub enum CheckpointError {
     Files { folder: PathBuf, faults: Vec<String> },
     #[error("{}: tensors do not fit the model ({}):{}", .folder.display(), .faults.len(), listed(.faults))]
     Tensors { folder: PathBuf, faults: Vec<String> },
+    #[error("{error}\nthe other layout is in the folder too: --layout {other} reads that")]
+    WithOther { error: Box<CheckpointError>, other: &'static str },
 }

@@ -10,7 +10,7 @@
 
 use super::{Area, Edit, Finding, Findings, Severity, Subject, key_place, shown};
 use crate::gguf::{Gguf, Metadata, Value};
-use crate::model::{Architecture, MEDIUM_3_5, RopeScaling, medium_3_5};
+use crate::model::{Architecture, MEDIUM_3_5, RopeScaling, StatedYarn, medium_3_5};
 
 /// What a file says about positions, as programs other than this one read it.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(super) fn examine(gguf: &Gguf, all: &mut Vec<Finding>) {
 /// Whether the file is to have the numbers of Medium 3.5.
 pub(super) fn is_medium(metadata: &Metadata) -> bool {
     let stated = Stated::read(metadata);
-    has_shape(metadata) || stated.n_of_medium() >= 2 && !stated.is_sibling()
+    has_shape(metadata) || MEDIUM_3_5.has_recipe(&stated.yarn())
 }
 
 /// Whether the file has the width and depth of Medium 3.5.
@@ -94,20 +94,16 @@ impl Stated {
         }
     }
 
-    /// How many of the three numbers that make a recipe are Medium 3.5's.
-    fn n_of_medium(&self) -> usize {
-        let matches = [
-            self.factor == Some(MEDIUM_3_5.yarn_factor),
-            self.n_ctx_orig == Some(MEDIUM_3_5.n_ctx_orig),
-            self.n_ctx == Some(medium_3_5().n_ctx_train),
-        ];
-        matches.into_iter().filter(|&is_equal| is_equal).count()
-    }
-
-    /// Whether everything else is as in the models that were trained with an attention temperature.
-    fn is_sibling(&self) -> bool {
-        self.temperature > 0.0
-            && (self.beta_fast, self.beta_slow, self.log_multiplier) == (32.0, 1.0, 1.0)
+    /// What tells whose recipe it is.
+    fn yarn(&self) -> StatedYarn {
+        StatedYarn {
+            factor: self.factor,
+            n_ctx_orig: self.n_ctx_orig,
+            n_ctx: self.n_ctx,
+            betas: [self.beta_fast, self.beta_slow],
+            log_multiplier: self.log_multiplier,
+            temperature: self.temperature,
+        }
     }
 }
 

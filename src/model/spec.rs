@@ -1,5 +1,5 @@
-//! Facts: the architectures that can run, the model this program is made for, and the tensors that
-//! a model of given [`Hparams`] must consist of.
+//! Facts: the architectures that can run, and the tensors that a model of given [`Hparams`] must
+//! consist of.
 //!
 //! The tensor table is checked here once, so that the graph takes tensors by name without looking
 //! at shapes again.
@@ -10,7 +10,6 @@ use super::error::{ModelError, quoted};
 use super::hparams::Hparams;
 use super::parts::check_parts;
 use super::projector::Projector;
-use super::rope::{Rope, RopeScaling};
 use crate::gguf::{Gguf, Label, TensorInfo, TensorType, Warning, shape};
 
 /// A layout of keys and tensors that this program can run.
@@ -66,87 +65,6 @@ impl Architecture {
             },
             Ok,
         )
-    }
-}
-
-/// What is known of one published model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelSpec {
-    /// Name for messages.
-    pub name: &'static str,
-    /// Layout.
-    pub arch: Architecture,
-    /// Number of layers.
-    pub n_layer: u32,
-    /// Width of the residual stream.
-    pub n_embd: u32,
-    /// YaRN's factor.
-    pub yarn_factor: f32,
-    /// Context length before YaRN.
-    pub n_ctx_orig: u32,
-    /// The log multiplier in files made from the model's first, wrong config; the right one is 0.
-    pub wrong_log_multiplier: f32,
-}
-
-/// Mistral Medium 3.5 128B, the model this program is made for.
-pub const MEDIUM_3_5: ModelSpec = ModelSpec {
-    name: "Mistral Medium 3.5",
-    arch: Architecture::Mistral3,
-    n_layer: 88,
-    n_embd: 12_288,
-    yarn_factor: 64.0,
-    n_ctx_orig: 4096,
-    wrong_log_multiplier: 1.0,
-};
-
-/// The shape of Medium 3.5 as its published files have it.
-pub fn medium_3_5() -> Hparams {
-    Hparams {
-        arch: Architecture::Mistral3,
-        n_layer: 88,
-        n_embd: 12_288,
-        n_ff: 28_672,
-        n_head: 96,
-        n_head_kv: 8,
-        n_embd_head_k: 128,
-        n_embd_head_v: 128,
-        n_vocab: 131_072,
-        n_ctx_train: 262_144,
-        norm_eps: 1e-5,
-        rope: Rope {
-            n_rot: 128,
-            freq_base: 1e6,
-            scaling: RopeScaling::Yarn {
-                factor: 64.0,
-                n_ctx_orig: 4096,
-                beta_fast: 4.0,
-                beta_slow: 1.0,
-                log_multiplier: 0.0,
-            },
-            magnitude: 1.0,
-        },
-        attn_temperature: None,
-    }
-}
-
-impl ModelSpec {
-    /// Whether a file of this shape holds this model.
-    pub fn describes(&self, hparams: &Hparams) -> bool {
-        hparams.arch == self.arch
-            && (hparams.n_layer, hparams.n_embd) == (self.n_layer, self.n_embd)
-            && matches!(hparams.rope.scaling, RopeScaling::Yarn { factor, n_ctx_orig, .. }
-                if (factor, n_ctx_orig) == (self.yarn_factor, self.n_ctx_orig))
-    }
-
-    /// Whether the file states the YaRN magnitude of the model's first, wrong config.
-    ///
-    /// Siblings were trained with the very value that is wrong here: only the whole fingerprint
-    /// tells. None of them has attention temperature scaling switched off.
-    pub fn has_wrong_yarn(&self, hparams: &Hparams) -> bool {
-        self.describes(hparams)
-            && hparams.attn_temperature.is_none()
-            && matches!(hparams.rope.scaling, RopeScaling::Yarn { log_multiplier, .. }
-                if log_multiplier == self.wrong_log_multiplier)
     }
 }
 
@@ -310,6 +228,7 @@ pub(super) fn fault(gguf: &Gguf, expected: &ExpectedTensor) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::medium_3_5;
 
     #[test]
     fn medium_3_5_has_795_tensors_and_125_billion_weights() {
@@ -319,22 +238,5 @@ mod tests {
         assert_eq!(weights.clone().count(), 795);
         let n: u64 = weights.map(|tensor| tensor.dims.iter().product::<u64>()).sum();
         assert_eq!(n, 125_025_988_608);
-    }
-
-    #[test]
-    fn only_the_whole_fingerprint_is_a_wrong_yarn() {
-        let wrong = |change: &dyn Fn(&mut Hparams)| {
-            let mut hparams = medium_3_5();
-            if let RopeScaling::Yarn { log_multiplier, .. } = &mut hparams.rope.scaling {
-                *log_multiplier = 1.0;
-            }
-            change(&mut hparams);
-            MEDIUM_3_5.has_wrong_yarn(&hparams)
-        };
-        assert!(wrong(&|_| ()));
-        assert!(!wrong(&|hparams| hparams.n_layer = 40));
-        assert!(!wrong(&|hparams| hparams.n_embd = 5120));
-        assert!(!wrong(&|hparams| hparams.rope.scaling = RopeScaling::None));
-        assert!(!MEDIUM_3_5.has_wrong_yarn(&medium_3_5()));
     }
 }
