@@ -4,7 +4,7 @@
 //! by the clock and on Ctrl-C, and the same command goes on from there.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use signal_hook::consts::SIGINT;
 use super::open;
 use crate::cli::ModelArgs;
 use crate::engine::Engine;
+use crate::export::InputFile;
 use crate::imatrix::{CollectError, Origin, Replace, Run, collect};
 use crate::perplexity::Windows;
 use crate::quantize::Statistics;
@@ -67,8 +68,11 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
         bail!("--process-output: {} has no output.weight, it uses token_embd.weight", gguf.label());
     }
     let settings = settings(&args, n_ctx);
-    let inputs: Vec<&Path> =
-        [&args.model.model, &args.text.file].into_iter().flatten().map(PathBuf::as_path).collect();
+    let mut inputs = InputFile::of_parts(&gguf)?;
+    let text_file = args.text.file.iter().filter(|path| path.as_os_str() != "-");
+    for path in text_file {
+        inputs.push(InputFile::of(path)?);
+    }
     let replace = Replace { other: args.force, left: args.restart };
     let origin = Origin::new(&gguf, &text, settings);
     let (run, mut statistics) = Run::open(&args.output, origin, &inputs, replace)?;
@@ -172,7 +176,7 @@ impl Work<'_> {
     }
 
     /// Ends the program after Ctrl-C.
-    fn stopped(&self, statistics: &Statistics) -> Result<()> {
+    fn stopped(self, statistics: &Statistics) -> Result<()> {
         let (n_done, n_total) = (statistics.n_chunks, self.windows.len());
         if n_done == 0 {
             self.printer.error(&anyhow::anyhow!("stopped before the first chunk was done"));
@@ -183,6 +187,8 @@ impl Work<'_> {
                 self.run.partial().display()
             ));
         }
+        // Nothing is dropped at an exit, and the run has a lock to give back.
+        drop(self);
         process::exit(128 + SIGINT)
     }
 }
