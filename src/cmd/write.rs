@@ -156,8 +156,9 @@ fn closing_line(files: &[OutputFile<'_>], summary: &Summary, elapsed: Duration) 
         [first, .., last] if names.len() > 3 => format!("{} files, {first} to {last}", names.len()),
         names => names.join(" and "),
     };
-    let (size, n_tensors) = (units::bytes(summary.n_bytes), summary.n_tensors);
-    let mut line = format!("wrote {names}: {size}, {n_tensors} tensors");
+    let size = units::bytes(summary.n_bytes);
+    let tensors = units::count(summary.n_tensors as u64, "tensor");
+    let mut line = format!("wrote {names}: {size}, {tensors}");
     if summary.n_elements > 0 {
         let bits = summary.n_tensor_bytes as f64 * 8.0 / summary.n_elements as f64;
         line += &format!(", {bits:.2} bits per weight");

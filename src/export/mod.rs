@@ -54,6 +54,13 @@ pub struct OutputFile<'a> {
     pub tensors: Vec<PlannedTensor<'a>>,
 }
 
+impl OutputFile<'_> {
+    /// Bytes of the finished file.
+    pub fn n_bytes(&self) -> u64 {
+        pieces::layout(self).n_bytes
+    }
+}
+
 impl<'a> PlannedTensor<'a> {
     /// A tensor as it is.
     pub fn copy_of(gguf: &'a Gguf, tensor: &TensorInfo) -> Self {

@@ -120,6 +120,10 @@ pub(crate) fn check_place(
     extensions: &[&str],
     inputs: &[InputFile],
 ) -> Result<(), ExportError> {
+    if path == Path::new("-") {
+        let found = "standard output, which cannot be written in pieces";
+        return Err(ExportError::NotAFile { path: path.to_owned(), found });
+    }
     let folder = folder_of(path);
     if !folder.is_dir() {
         return Err(ExportError::NoFolder { path: path.to_owned(), folder });

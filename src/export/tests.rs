@@ -317,7 +317,7 @@ fn targets_are_checked_before_anything_is_written() {
     std::os::unix::fs::symlink("nowhere", bench.path("dangling")).unwrap();
     fs::hard_link(bench.path("in.bin"), bench.path("hard")).unwrap();
     std::os::unix::fs::symlink("nowhere", bench.path("l.gguf.partial")).unwrap();
-    ["pipe", "p.gguf.journal"].map(|name| lock::tests::make_pipe(&bench.path(name)));
+    ["pipe", "p.gguf.journal"].iter().for_each(|name| lock::tests::make_pipe(&bench.path(name)));
     let list = |folder: &Path| {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
         let mut list: Vec<_> =
@@ -347,6 +347,10 @@ fn targets_are_checked_before_anything_is_written() {
         let text = finish(&job).unwrap_err().to_string();
         assert!(text.contains(says), "{name}: {text}");
     }
+    let mut job = bench.matrix_job("x", TensorType::F16);
+    job.files[0].path = "-".into();
+    let text = finish(&job).unwrap_err().to_string();
+    assert!(text.contains("- is standard output"), "{text}");
     let twice = ["a.gguf", "folder/../a.gguf"].map(|name| bench.output(name, Vec::new()));
     let text = finish(&bench.job(twice.into())).unwrap_err().to_string();
     assert!(text.contains("twice"), "{text}");

@@ -51,7 +51,7 @@ pub struct Sums {
 pub enum StatisticsError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("{file}: {source}")]
+    #[error("{file}: cannot be read")]
     Io { file: String, source: io::Error },
     #[error("{file}: no importance matrix; {problem}")]
     Kind { file: String, problem: String },
