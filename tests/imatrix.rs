@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use gust::engine::{BatchRow, Engine, EngineOptions, Session};
+use gust::export::{ExportError, InputFile};
 use gust::ggml::{DType, dequantize_rows};
 use gust::gguf::Gguf;
 use gust::imatrix::{CollectError, Origin, Replace, Run, collect};
@@ -190,13 +191,19 @@ fn what_is_in_the_way_is_replaced_only_on_demand() {
     let (run, nothing) = open("a", false, false).unwrap();
     assert_eq!((run.n_finished(), nothing.n_chunks), (0, 0));
     run.save(&done).unwrap();
+    let busy = open("a", false, false).unwrap_err().to_string();
+    assert!(busy.contains(&format!("another gust, process {}", std::process::id())), "{busy}");
+    drop(run);
     assert_eq!(open("a", false, false).unwrap().1, done);
     assert!(matches!(open("b", false, false), Err(CollectError::Left { .. })));
-    assert_eq!(open("b", false, true).unwrap().1.n_chunks, 0);
+    let (run, nothing) = open("b", false, true).unwrap();
+    assert_eq!(nothing.n_chunks, 0);
+    drop(run);
 
-    run.finish(&done).unwrap();
+    open("a", false, true).unwrap().0.finish(&done).unwrap();
     let (again, found) = open("a", false, false).unwrap();
     assert_eq!((again.n_finished(), found), (1, done));
+    drop(again);
     let error = open("b", false, false).unwrap_err().to_string();
     assert!(error.contains("made with a, this run has b") && error.contains("--force"), "{error}");
     assert_eq!(open("b", true, false).unwrap().0.n_finished(), 0);
@@ -205,10 +212,58 @@ fn what_is_in_the_way_is_replaced_only_on_demand() {
 
     fs::write(&path, "notes").unwrap();
     assert!(matches!(open("a", false, false), Err(CollectError::Exists { .. })));
-    let input =
-        Run::open(&path, origin(&engine, "a"), &[&path], Replace { other: true, left: true });
-    assert!(matches!(input, Err(CollectError::IsInput { .. })));
+    let input = {
+        let inputs = [InputFile::of(&path).unwrap()];
+        Run::open(&path, origin(&engine, "a"), &inputs, Replace { other: true, left: true })
+    };
+    assert!(matches!(input, Err(CollectError::Place(ExportError::IsInput { .. }))));
     assert_eq!(fs::read_to_string(&path).unwrap(), "notes");
+}
+
+/// What is no file, or someone else's, stays as it is, `--force` or not.
+#[test]
+fn nothing_but_files_is_written_and_only_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let engine = tiny(512);
+    let text = path("text.txt");
+    fs::write(&text, "precious").unwrap();
+    let inputs = [InputFile::of(&text).unwrap()];
+    let open = |name: &str| {
+        let replace = Replace { other: true, left: true };
+        Run::open(&path(name), origin(&engine, "a"), &inputs, replace)
+    };
+    let pipe = Command::new("mkfifo").arg(path("pipe")).arg(path("p.partial")).status();
+    assert!(pipe.unwrap().success());
+    std::os::unix::fs::symlink("text.txt", path("link")).unwrap();
+    std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+    std::os::unix::fs::symlink("nowhere", path("l.partial.new")).unwrap();
+    fs::hard_link(&text, path("h.partial.new")).unwrap();
+    fs::write(path("s.partial.new"), "precious").unwrap();
+    fs::write(path("k.lock"), "precious").unwrap();
+    for (name, says) in [
+        ("pipe", "is a pipe"),
+        ("p", "p.partial is a pipe"),
+        ("link", "is to be read"),
+        ("dangling", "is a symbolic link"),
+        ("l", "l.partial.new is a symbolic link"),
+        ("h", "is to be read"),
+        ("s", "s.partial.new is a file"),
+        ("k", "k.lock is in the way"),
+        ("text.txt", "is to be read"),
+        ("new/", "there is no folder"),
+    ] {
+        let error = open(name).unwrap_err().to_string();
+        assert!(error.contains(says), "{name}: {error}");
+    }
+    for name in ["text.txt", "s.partial.new", "k.lock"] {
+        assert_eq!(fs::read_to_string(path(name)).unwrap(), "precious");
+    }
+    // What a killed run was saving is in no one's way.
+    fs::write(path("d.lock"), b"gustjrn1\x01\0\0\0").unwrap();
+    fs::write(path("d.partial.new"), "half").unwrap();
+    drop(open("d").unwrap());
+    assert!(!path("d.partial.new").exists() && !path("d.lock").exists());
 }
 
 fn imatrix(folder: &Path, args: &[&str]) -> Output {
@@ -247,6 +302,6 @@ fn the_command_writes_what_quantizing_reads() {
     assert!(code == 1 && notes.contains("tokens, a chunk 512"), "{notes}");
     assert!(!folder.path().join("other.gguf").exists());
     let (code, notes) = run(&["-f", "text.txt", "-o", "missing/out.gguf"]);
-    assert!(code == 1 && notes.contains("cannot be written"), "{notes}");
+    assert!(code == 1 && notes.contains("there is no folder missing"), "{notes}");
     assert_eq!(run(&["-f", "text.txt", "--chunks", "0"]).0, 2);
 }

@@ -45,7 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("chat", &["constraint", "contain", "engine", "tokenizer", "vision"]),
     ("perplexity", &["engine", "tokenizer"]),
     ("bench", &["engine", "ggml", "gguf", "model", "tokenizer"]),
-    ("imatrix", &["engine", "gguf", "perplexity", "quantize", "tokenizer"]),
+    ("imatrix", &["engine", "export", "gguf", "perplexity", "quantize", "tokenizer"]),
     ("doctor", &["chat", "export", "gguf", "model", "tokenizer", "vision"]),
     ("term", &["chat", "vision"]),
     (

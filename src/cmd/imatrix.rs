@@ -1,24 +1,24 @@
 //! `gust imatrix`: activation statistics of a model on a text, for quantizing it.
 //!
 //! Everything that can be wrong with the flags and files is looked at before the model is loaded. A run saves
-//! by the clock and on Ctrl-C, and the same command goes on from there.
+//! by the clock, on Ctrl-C and SIGTERM, and the same command goes on from there.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use signal_hook::consts::SIGINT;
 
 use super::open;
 use crate::cli::ModelArgs;
 use crate::engine::Engine;
+use crate::export::InputFile;
 use crate::imatrix::{CollectError, Origin, Replace, Run, collect};
 use crate::perplexity::Windows;
 use crate::quantize::Statistics;
-use crate::term::{Interrupt, Printer};
+use crate::term::{Interrupt, Printer, units};
 
 /// Chunk length unless `--ctx` says otherwise; llama.cpp's.
 const N_CTX: u32 = 512;
@@ -28,6 +28,10 @@ const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// Flags of `gust imatrix`.
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("ctx", |arg| arg.help("Tokens in each chunk [default: 512]")),
+    mut_arg("mmproj", |arg| arg.hide(true))
+)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -36,7 +40,7 @@ pub struct Args {
     /// File to write; a run that was broken off goes on from OUT.partial
     #[arg(short, long, value_name = "OUT", default_value = "imatrix.gguf")]
     output: PathBuf,
-    /// Read only the first N chunks of --ctx tokens [default ctx: 512]
+    /// Read only the first N chunks of --ctx tokens
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
     /// Collect for output.weight as well
@@ -62,13 +66,19 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     }
     let n_ctx = n_ctx as usize;
     args.model.ctx = Some((n_ctx * Windows::n_parallel(n_ctx)) as u32);
+    if args.model.mmproj.is_some() {
+        printer.note("--mmproj is not used: this command takes text only");
+    }
     let gguf = open::gguf(&args.model, printer)?;
     if args.process_output && gguf.tensor("output.weight").is_none() {
         bail!("--process-output: {} has no output.weight, it uses token_embd.weight", gguf.label());
     }
     let settings = settings(&args, n_ctx);
-    let inputs: Vec<&Path> =
-        [&args.model.model, &args.text.file].into_iter().flatten().map(PathBuf::as_path).collect();
+    let mut inputs = InputFile::of_parts(&gguf)?;
+    let text_file = args.text.file.iter().filter(|path| path.as_os_str() != "-");
+    for path in text_file {
+        inputs.push(InputFile::of(path)?);
+    }
     let replace = Replace { other: args.force, left: args.restart };
     let origin = Origin::new(&gguf, &text, settings);
     let (run, mut statistics) = Run::open(&args.output, origin, &inputs, replace)?;
@@ -81,7 +91,8 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     let (n_total, output) = (windows.len() as u32, args.output.display());
     if run.n_finished() >= n_total {
         let n = run.n_finished();
-        printer.note(format!("{output} is complete: {n} chunks, {n_total} asked for"));
+        let chunks = units::count(n, "chunk");
+        printer.note(format!("{output} is complete: {chunks}, {n_total} asked for"));
         return Ok(());
     }
     statistics.datasets = vec![args.text.name()];
@@ -91,7 +102,9 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     if n_before > 0 {
         printer.note(format!("going on after {n_before} of {n_total} chunks"));
     }
-    let work = Work { run, engine, windows, printer, save_every: args.save_every };
+    let interrupt = Interrupt::install()?;
+    interrupt.heed_term();
+    let work = Work { run, engine, windows, printer, save_every: args.save_every, interrupt };
     work.collect(&mut statistics, args.process_output)?;
     let n_done = statistics.n_chunks;
     if n_done < n_total {
@@ -99,8 +112,8 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     }
     work.run.finish(&statistics)?;
     let (n_entries, elapsed) = (statistics.entries.len(), start.elapsed().as_secs_f64());
-    let mut line =
-        format!("wrote {output}: {n_entries} matrices, {n_done} chunks, in {elapsed:.1} s");
+    let chunks = units::count(n_done, "chunk");
+    let mut line = format!("wrote {output}: {n_entries} matrices, {chunks}, in {elapsed:.1} s");
     if n_before > 0 {
         line += &format!("; {n_before} were there already");
     }
@@ -125,6 +138,7 @@ struct Work<'a> {
     windows: Windows,
     printer: &'a Printer,
     save_every: Option<u32>,
+    interrupt: Interrupt,
 }
 
 impl Work<'_> {
@@ -133,7 +147,7 @@ impl Work<'_> {
         let bar = self.printer.progress(self.windows.len() as u64, "chunks");
         bar.set_position(statistics.n_chunks.into());
         bar.reset_eta();
-        let interrupt = Interrupt::install()?;
+        let interrupt = &self.interrupt;
         let engine = self.engine.clone();
         interrupt.on_raise(move || engine.cancel());
         let mut saved = (Instant::now(), statistics.n_chunks);
@@ -172,7 +186,7 @@ impl Work<'_> {
     }
 
     /// Ends the program after Ctrl-C.
-    fn stopped(&self, statistics: &Statistics) -> Result<()> {
+    fn stopped(self, statistics: &Statistics) -> Result<()> {
         let (n_done, n_total) = (statistics.n_chunks, self.windows.len());
         if n_done == 0 {
             self.printer.error(&anyhow::anyhow!("stopped before the first chunk was done"));
@@ -183,6 +197,9 @@ impl Work<'_> {
                 self.run.partial().display()
             ));
         }
-        process::exit(128 + SIGINT)
+        // Nothing is dropped at an exit, and the run has a lock to give back.
+        let signal = self.interrupt.signal();
+        drop(self);
+        process::exit(128 + signal)
     }
 }

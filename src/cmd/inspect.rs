@@ -125,6 +125,8 @@ impl<'a> Report<'a> {
                 }
                 Err(error) => report.error = Some(error),
             }
+        } else if let Some(kind) = other_kind(gguf) {
+            report.warnings.push(Warning(kind.to_owned()));
         } else if let Err(error) = Architecture::of(gguf) {
             report.warnings.push(Warning(error.to_string()));
         } else {
@@ -157,6 +159,16 @@ impl<'a> Report<'a> {
             Err(error) => self.error = Some(error),
         }
         self.hparams = Some(hparams);
+    }
+}
+
+/// What a file is that no one runs.
+fn other_kind(gguf: &Gguf) -> Option<&'static str> {
+    let text = |key: &str| gguf.metadata().str(key).ok().flatten();
+    match (text("general.type"), text("general.architecture")) {
+        (Some("imatrix"), _) => Some("an importance matrix, for --imatrix of gust quantize"),
+        (_, Some("eagle")) => Some("an EAGLE draft head, which runs only beside its model"),
+        _ => None,
     }
 }
 

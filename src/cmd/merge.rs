@@ -37,10 +37,10 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     }
     let output = split::merge(&gguf, args.output);
     if args.dry_run {
-        let n_bytes = gguf.tensors().iter().map(|tensor| tensor.n_bytes).sum();
-        let (path, n) = (output.path.display(), output.tensors.len());
-        let (n_parts, size) = (gguf.parts().len(), units::bytes(n_bytes));
-        printer.out_line(format!("{path}: {n_parts} parts, {n} tensors, {size}"))?;
+        let (path, size) = (output.path.display(), units::bytes(output.n_bytes()));
+        let parts = units::count(gguf.parts().len() as u64, "part");
+        let tensors = units::count(output.tensors.len() as u64, "tensor");
+        printer.out_line(format!("{path}: {parts}, {tensors}, {size}"))?;
         return Ok(());
     }
     let inputs = InputFile::of_parts(&gguf)?;

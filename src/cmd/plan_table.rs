@@ -1,7 +1,7 @@
 //! What is to be written, as a table: `--dry-run` of `quantize` and `convert`.
 //!
 //! One line a tensor with its type before and after and its size, then totals by type, in the manner of
-//! `gust inspect`.
+//! `gust inspect`, and what their warnings list.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,9 @@ use crate::export::{Encoding, OutputFile, PlannedTensor};
 use crate::gguf::{TensorType, escape, shape};
 use crate::term::Printer;
 use crate::term::units::{bytes, parameters};
+
+/// Names that one warning lists.
+const MAX_LISTED: usize = 5;
 
 /// Prints the tensors of each file and what they add up to.
 pub fn print(files: &[OutputFile<'_>], printer: &Printer) -> Result<()> {
@@ -24,9 +27,20 @@ pub fn print(files: &[OutputFile<'_>], printer: &Printer) -> Result<()> {
         for line in totals(&file.tensors, printer) {
             printer.out_line(line)?;
         }
+        // With its header.
+        printer.out_line(format!("  {:<8}{:>34}", "file", bytes(file.n_bytes())))?;
         printer.out_line("")?;
     }
     Ok(())
+}
+
+/// `a, b and 3 more`.
+pub fn first_of(names: &[String]) -> String {
+    let first = names.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_LISTED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 /// The type that a tensor has at its source.

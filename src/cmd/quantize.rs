@@ -14,10 +14,7 @@ use crate::export::InputFile;
 use crate::gguf::Gguf;
 use crate::model::Mix;
 use crate::quantize;
-use crate::term::Printer;
-
-/// Names that one warning lists.
-const MAX_LISTED: usize = 5;
+use crate::term::{Printer, units};
 
 /// Flags of `gust quantize`.
 #[derive(Debug, clap::Args)]
@@ -55,8 +52,17 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     if let Some(imatrix) = &imatrix
         && !plan.missing.is_empty()
     {
-        let (n, names) = (plan.missing.len(), first_of(&plan.missing));
-        printer.warn(format!("{}: no entry for {n} tensors: {names}", imatrix.file));
+        let tensors = units::count(plan.missing.len() as u64, "tensor");
+        let names = plan_table::first_of(&plan.missing);
+        printer.warn(format!("{}: no entry for {tensors}: {names}", imatrix.file));
+    }
+    let unweighted = quantize::unweighted(&plan.file.tensors);
+    if !unweighted.is_empty() {
+        let tensors = units::count(unweighted.len() as u64, "tensor");
+        let names = plan_table::first_of(&unweighted);
+        printer.warn(format!(
+            "the importance matrix is 0 in all columns of {tensors}, which may become useless: {names}"
+        ));
     }
     if args.recipe.dry_run {
         return plan_table::print(&[plan.file], printer);
@@ -66,12 +72,4 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let inputs = paths.map(InputFile::of).collect::<Result<_, _>>()?;
     let options = args.recipe.describe(args.mix);
     write::run(vec![plan.file], inputs, options, &args.write, printer)
-}
-
-fn first_of(names: &[String]) -> String {
-    let first = names.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MAX_LISTED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
 }

@@ -66,8 +66,9 @@ impl RecipeArgs {
         if self.pure {
             text += ", --pure";
         }
-        if let Some(path) = &self.imatrix {
-            text += &format!(", --imatrix {}", path.display());
+        // Which one, its numbers say.
+        if self.imatrix.is_some() {
+            text += ", --imatrix";
         }
         text
     }

@@ -46,13 +46,16 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         (None, Some(n)) => Limit::Tensors(n),
         (None, None) => bail!("give --max-size or --max-tensors"),
     };
+    if args.prefix.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        bail!("{}: a folder; expected how the parts' names begin", args.prefix.display());
+    }
     let gguf = Gguf::open(&args.input)?;
     let parts = split::split(&gguf, &args.prefix, limit, args.no_tensor_first_split)?;
     if args.dry_run {
         for part in &parts {
-            let n_bytes = part.tensors.iter().map(|tensor| tensor.source.range.len() as u64).sum();
-            let (n, size) = (part.tensors.len(), units::bytes(n_bytes));
-            printer.out_line(format!("{}: {n} tensors, {size}", part.path.display()))?;
+            let tensors = units::count(part.tensors.len() as u64, "tensor");
+            let size = units::bytes(part.n_bytes());
+            printer.out_line(format!("{}: {tensors}, {size}", part.path.display()))?;
         }
         return Ok(());
     }

@@ -30,7 +30,7 @@ pub struct WriteArgs {
     /// Throw away what an interrupted run has left, and begin anew
     #[arg(long)]
     pub restart: bool,
-    /// Threads that convert [default: the machine's physical cores]
+    /// Threads that work [default: the machine's physical cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
 }
@@ -71,6 +71,7 @@ struct Meter<'a> {
     printer: &'a Printer,
     bar: ProgressBar,
     start: Instant,
+    pace: Cell<Pace>,
     /// When the last line was written, and at which tenth.
     line: Cell<(Instant, u64)>,
 }
@@ -78,34 +79,73 @@ struct Meter<'a> {
 impl<'a> Meter<'a> {
     fn new(printer: &'a Printer) -> Self {
         let start = Instant::now();
-        let line = Cell::new((start, 0));
-        Self { printer, bar: printer.progress(0, "writing"), start, line }
+        let (pace, line) = (Cell::new(Pace::from(start)), Cell::new((start, 0)));
+        Self { printer, bar: printer.progress(0, "writing"), start, pace, line }
     }
 
     fn show(&self, progress: Progress) {
-        let Progress { n_done, n_kept, n_total } = progress;
-        let seconds = self.start.elapsed().as_secs_f64();
-        let per_second = (n_done - n_kept) as f64 / seconds.max(0.001);
-        let rate = format!("{}/s", units::bytes(per_second as u64));
+        let Progress { n_done, n_total, .. } = progress;
+        let mut pace = self.pace.get();
+        let per_second = pace.per_second(progress, Instant::now());
+        self.pace.set(pace);
+        let rate = per_second.map(|rate| format!("{}/s", units::bytes(rate as u64)));
         if !self.bar.is_hidden() {
             self.bar.set_length(n_total);
             self.bar.set_position(n_done);
-            self.bar.set_message(format!("writing, {rate}"));
+            if per_second.is_none() {
+                self.bar.reset_eta();
+            }
+            self.bar.set_message(match rate {
+                Some(rate) => format!("writing, {rate}"),
+                None => "checking what is there".to_owned(),
+            });
             return;
         }
         let (last, tenth) = self.line.get();
         let tenth_now = 10 * n_done / n_total.max(1);
         if tenth_now > tenth && n_done < n_total && last.elapsed() >= LINE_EVERY {
             self.line.set((Instant::now(), tenth_now));
-            let left = Duration::from_secs_f64((n_total - n_done) as f64 / per_second.max(1.0));
-            self.printer.note(format!(
-                "{} %: {} of {}, {rate}, {} left",
-                100 * n_done / n_total,
-                units::bytes(n_done),
-                units::bytes(n_total),
-                duration(left)
-            ));
+            let how = match per_second.zip(rate) {
+                Some((per_second, rate)) => {
+                    let left = (n_total - n_done) as f64 / per_second.max(1.0);
+                    format!("{rate}, {} left", duration(Duration::from_secs_f64(left)))
+                }
+                None => "checking what is there".to_owned(),
+            };
+            let (done, total) = (units::bytes(n_done), units::bytes(n_total));
+            let percent = 100 * n_done / n_total;
+            self.printer.note(format!("{percent} %: {done} of {total}, {how}"));
         }
+    }
+}
+
+/// How fast a run writes, without what it only compares: that is several times as fast.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// When writing began, or something was last found to be there.
+    since: Instant,
+    /// Bytes written until then.
+    n_before: u64,
+    /// Bytes found to be there.
+    n_kept: u64,
+}
+
+impl Pace {
+    fn from(since: Instant) -> Self {
+        Self { since, n_before: 0, n_kept: 0 }
+    }
+
+    /// Bytes a second; `None` while the run compares.
+    fn per_second(&mut self, progress: Progress, now: Instant) -> Option<f64> {
+        let n_written = progress.n_done - progress.n_kept;
+        if progress.n_kept > self.n_kept {
+            *self = Self { since: now, n_before: n_written, n_kept: progress.n_kept };
+        }
+        if self.n_kept > 0 && n_written == self.n_before {
+            return None;
+        }
+        let seconds = (now - self.since).as_secs_f64();
+        Some((n_written - self.n_before) as f64 / seconds.max(0.001))
     }
 }
 
@@ -116,8 +156,9 @@ fn closing_line(files: &[OutputFile<'_>], summary: &Summary, elapsed: Duration) 
         [first, .., last] if names.len() > 3 => format!("{} files, {first} to {last}", names.len()),
         names => names.join(" and "),
     };
-    let (size, n_tensors) = (units::bytes(summary.n_bytes), summary.n_tensors);
-    let mut line = format!("wrote {names}: {size}, {n_tensors} tensors");
+    let size = units::bytes(summary.n_bytes);
+    let tensors = units::count(summary.n_tensors as u64, "tensor");
+    let mut line = format!("wrote {names}: {size}, {tensors}");
     if summary.n_elements > 0 {
         let bits = summary.n_tensor_bytes as f64 * 8.0 / summary.n_elements as f64;
         line += &format!(", {bits:.2} bits per weight");
@@ -141,6 +182,22 @@ fn duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_there_makes_no_run_fast() {
+        let start = Instant::now();
+        let mut pace = Pace::from(start);
+        let mut at = |seconds, n_done, n_kept| {
+            let progress = Progress { n_done, n_kept, n_total: 10_000 };
+            pace.per_second(progress, start + Duration::from_secs(seconds))
+        };
+        assert_eq!(at(1, 100, 0), Some(100.0));
+        assert_eq!(at(2, 5_100, 5_000), None);
+        assert_eq!(at(3, 8_100, 8_000), None);
+        assert_eq!(at(4, 8_100, 8_000), None);
+        assert_eq!(at(5, 8_300, 8_000), Some(100.0));
+        assert_eq!(at(6, 8_400, 8_000), Some(100.0));
+    }
 
     #[test]
     fn durations_read_well() {

@@ -18,8 +18,13 @@ pub enum ExportError {
     Exists { path: PathBuf },
     #[error("{} is {found}; expected the name of a file to be written", path.display())]
     NotAFile { path: PathBuf, found: &'static str },
-    #[error("{}: there is no folder {} to write it into", path.display(), folder.display())]
+    #[error("{}: there is no folder {}", path.display(), folder.display())]
     NoFolder { path: PathBuf, folder: PathBuf },
+    #[error(
+        "{}: file name too long; expected at most {most} bytes, as more is written beside it",
+        path.display()
+    )]
+    LongName { path: PathBuf, most: usize },
     #[error("{} is {}, which is to be read; give another name", path.display(), input.display())]
     IsInput { path: PathBuf, input: PathBuf },
     #[error("{} would be written twice; give another name", path.display())]
@@ -42,11 +47,18 @@ pub enum ExportError {
          overwrite it", path.display()
     )]
     InTheWay { path: PathBuf },
+    #[error("{} is {found}, where a run keeps its work; remove it", path.display())]
+    Obstacle { path: PathBuf, found: &'static str },
     #[error(
         "an earlier run was interrupted, and this one differs: {} has '{was}', now it is '{is}'; \
          run the same command as before, or give --restart to begin anew", journal.display()
     )]
     OtherRun { journal: PathBuf, was: String, is: String },
+    #[error(
+        "an earlier run was interrupted ({}), and {input} has changed since; give --restart to \
+         begin anew", journal.display()
+    )]
+    OtherInput { journal: PathBuf, input: String },
     #[error("{} has changed while it was read; nothing is written, run the command again", path.display())]
     Changed { path: PathBuf },
     #[error(

@@ -124,6 +124,10 @@ pub fn run(
     let targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
     let first = targets.first().expect("a job has a file");
 
+    if job.restart {
+        // Before anything is thrown away.
+        check(job, &targets)?;
+    }
     let facts = facts(job, &targets, &layouts);
     let journal = Journal::open(&first.journal(), &facts, job.restart)?;
     if job.restart {
@@ -159,8 +163,8 @@ fn facts(job: &Job<'_>, targets: &[Target], layouts: &[Layout]) -> Vec<String> {
     facts.push(format!("options {}", job.options.escape_debug()));
     for input in &job.inputs {
         let path = input.path.canonicalize().unwrap_or(input.path.clone());
-        let age = input.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-        facts.push(format!("input {path:?} of {} bytes, changed {age:?}", input.n_bytes));
+        let age = input.modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        facts.push(format!("input {path:?} of {} bytes, changed at {age} s", input.n_bytes));
     }
     for (target, layout) in targets.iter().zip(layouts) {
         let name = target.path.file_name().unwrap_or_default();
@@ -179,6 +183,14 @@ fn facts(job: &Job<'_>, targets: &[Target], layouts: &[Layout]) -> Vec<String> {
     facts
 }
 
+/// The last checks before anything is written.
+fn check(job: &Job<'_>, targets: &[Target]) -> Result<(), ExportError> {
+    if !job.force {
+        targets.iter().try_for_each(Target::check_free)?;
+    }
+    target::check_together(targets)
+}
+
 /// The last checks, and the partial files; if that fails in a new run, nothing is left of them.
 fn prepare(
     job: &Job<'_>,
@@ -186,10 +198,7 @@ fn prepare(
     layouts: &[Layout],
     is_new: bool,
 ) -> Result<Vec<File>, ExportError> {
-    if !job.force {
-        targets.iter().try_for_each(Target::check_free)?;
-    }
-    target::check_together(targets)?;
+    check(job, targets)?;
     let mut files = Vec::new();
     for (target, layout) in targets.iter().zip(layouts) {
         match target.create(is_new, &layout.header) {

@@ -7,16 +7,14 @@
 //! of their own; the first bad one ends the journal. The file is locked while a run writes it.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use super::error::ExportError;
+use super::lock::{MAGIC, lock};
 
-const MAGIC: [u8; 8] = *b"gustjrn1";
 /// Magic, process id and length of the facts.
 const N_START: usize = 16;
 /// Number of the piece, hash of its bytes, first bytes of the hash of both.
@@ -66,7 +64,12 @@ impl Journal {
             Some((old, records)) if !restart => {
                 if let Some((was, is)) = difference(old, facts) {
                     let journal = path.to_owned();
-                    return Err(ExportError::OtherRun { journal, was, is });
+                    return Err(match (input_of(&was), input_of(&is)) {
+                        (Some(input), Some(now)) if input == now => {
+                            ExportError::OtherInput { journal, input: input.to_owned() }
+                        }
+                        _ => ExportError::OtherRun { journal, was, is },
+                    });
                 }
                 journal.is_new = false;
                 let n_valid = journal.read(records);
@@ -170,38 +173,6 @@ impl Journal {
     }
 }
 
-/// Opens and locks the file, following no link; the file is still at `path` when it is locked.
-fn lock(path: &Path) -> Result<File, ExportError> {
-    let failed = |error| ExportError::Io { what: "write", path: path.to_owned(), error };
-    loop {
-        let file = open_unlinked(path, true).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = [0; 4];
-                let _ = file.read_exact_at(&mut pid, MAGIC.len() as u64);
-                let (path, pid) = (path.to_owned(), u32::from_le_bytes(pid));
-                return Err(ExportError::Busy { path, pid });
-            }
-            // Some network disks know no locks: two runs at once are then the user's own lookout.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        let locked = file.metadata().map_err(failed)?;
-        // Another run may have finished, and removed the file, between the two calls.
-        if path.symlink_metadata().is_ok_and(|there| there.ino() == locked.ino()) {
-            return Ok(file);
-        }
-    }
-}
-
-/// Opens for reading and writing, and creates if asked; a symbolic link there is an error.
-pub(super) fn open_unlinked(path: &Path, create: bool) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW.bits() as i32;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(create).custom_flags(flags).open(path)
-}
-
 /// The facts of an older journal and its records; `None` if they do not hold together.
 fn old_facts(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let n = u32::from_le_bytes(*bytes.get(12..)?.first_chunk()?) as usize;
@@ -209,6 +180,12 @@ fn old_facts(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (key, records) = rest.split_at_checked(32)?;
     let holds = blake3::hash(facts).as_bytes() == key;
     holds.then_some((std::str::from_utf8(facts).ok()?, records))
+}
+
+/// The path of a fact about an input, in its quotes.
+fn input_of(fact: &str) -> Option<&str> {
+    let (path, _) = fact.strip_prefix("input ")?.rsplit_once(" of ")?;
+    Some(path)
 }
 
 /// The first fact in which two runs differ.

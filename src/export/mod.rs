@@ -9,6 +9,7 @@ mod error;
 mod fp8;
 mod job;
 mod journal;
+mod lock;
 mod pieces;
 mod source;
 mod target;
@@ -23,7 +24,9 @@ use crate::gguf::{Gguf, TensorInfo, TensorType, Value};
 pub use error::ExportError;
 pub use fp8::e4m3_to_f32;
 pub use job::{InputFile, Job, Progress, Summary, run};
+pub(crate) use lock::{Lock, check_file_or_free, create_new};
 pub use source::{Encoding, RowOrder, Scales, Source};
+pub(crate) use target::{beside, check_place, sync_folder};
 
 /// One tensor of an output.
 #[derive(Debug, Clone)]
@@ -49,6 +52,13 @@ pub struct OutputFile<'a> {
     pub metadata: Vec<(String, Value)>,
     /// Tensors in the order in which they lie in the file.
     pub tensors: Vec<PlannedTensor<'a>>,
+}
+
+impl OutputFile<'_> {
+    /// Bytes of the finished file.
+    pub fn n_bytes(&self) -> u64 {
+        pieces::layout(self).n_bytes
+    }
 }
 
 impl<'a> PlannedTensor<'a> {

@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use super::OutputFile;
 use super::error::ExportError;
 use super::job::InputFile;
-use super::journal::open_unlinked;
+use super::lock::{self, open_unlinked};
 use crate::gguf::Layout;
+
+/// Longest name that disks know, in bytes.
+const MAX_NAME: usize = 255;
 
 /// Where one output goes.
 #[derive(Debug)]
@@ -33,34 +36,9 @@ impl Target {
         inputs: &[InputFile],
     ) -> Result<Self, ExportError> {
         let path = output.path.clone();
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        if !folder.is_dir() {
-            return Err(ExportError::NoFolder { path, folder });
-        }
-        let found = match fs::metadata(&path).map(|found| found.file_type()) {
-            Ok(kind) if kind.is_file() => None,
-            Ok(kind) if kind.is_dir() => Some("a folder"),
-            Ok(_) => Some("a device, pipe or socket"),
-            Err(_) if path.file_name().is_none() => Some("a folder"),
-            Err(_) => None,
-        };
-        if let Some(found) = found {
-            return Err(ExportError::NotAFile { path, found });
-        }
-        let target =
-            Self { partial: beside(&path, "partial"), path, folder, n_bytes: layout.n_bytes };
-        for path in [&target.path, &target.partial, &target.journal()] {
-            // Links are followed here: writing to one end of a link harms what is at the other.
-            let Ok(found) = fs::metadata(path) else { continue };
-            if let Some(input) = inputs.iter().find(|input| input.is(&found)) {
-                let (path, input) = (path.clone(), input.path.clone());
-                return Err(ExportError::IsInput { path, input });
-            }
-        }
-        Ok(target)
+        check_place(&path, &["partial", "journal"], inputs)?;
+        let (partial, folder) = (beside(&path, "partial"), folder_of(&path));
+        Ok(Self { partial, path, folder, n_bytes: layout.n_bytes })
     }
 
     /// Where the journal of a run lies whose first output this is.
@@ -121,12 +99,7 @@ impl Target {
 
     /// Brings the new name to disk.
     pub(super) fn sync_folder(&self) -> Result<(), ExportError> {
-        let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        match synced {
-            // Some network disks know no such thing.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            synced => synced.map_err(|error| self.failed("rename", error)),
-        }
+        sync_folder(&self.path).map_err(|error| self.failed("rename", error))
     }
 
     /// An error about the partial file.
@@ -140,8 +113,71 @@ impl Target {
     }
 }
 
+/// Checks what can be known about an output at `path`, and what is written beside it under more
+/// `extensions`, without writing anything.
+pub(crate) fn check_place(
+    path: &Path,
+    extensions: &[&str],
+    inputs: &[InputFile],
+) -> Result<(), ExportError> {
+    if path == Path::new("-") {
+        let found = "standard output, which cannot be written in pieces";
+        return Err(ExportError::NotAFile { path: path.to_owned(), found });
+    }
+    let folder = folder_of(path);
+    if !folder.is_dir() {
+        return Err(ExportError::NoFolder { path: path.to_owned(), folder });
+    }
+    // With a slash at its end a name is a folder's, which is not there.
+    let ends_open = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let found = match fs::metadata(path) {
+        Ok(found) => lock::kind(found.file_type()),
+        Err(_) if ends_open => {
+            let (path, folder) = (path.to_owned(), path.to_owned());
+            return Err(ExportError::NoFolder { path, folder });
+        }
+        Err(_) if path.file_name().is_none() => Some("a folder"),
+        Err(_) => None,
+    };
+    if let Some(found) = found {
+        return Err(ExportError::NotAFile { path: path.to_owned(), found });
+    }
+    let besides: Vec<PathBuf> = extensions.iter().map(|ext| beside(path, ext)).collect();
+    let n_more = extensions.iter().map(|ext| 1 + ext.len()).max().unwrap_or(0);
+    let most = MAX_NAME - n_more;
+    if path.file_name().is_some_and(|name| name.len() > most) {
+        return Err(ExportError::LongName { path: path.to_owned(), most });
+    }
+    for place in [path.to_owned()].iter().chain(&besides) {
+        // Links are followed here: writing to one end of a link harms what is at the other.
+        let Ok(found) = fs::metadata(place) else { continue };
+        if let Some(input) = inputs.iter().find(|input| input.is(&found)) {
+            let (path, input) = (place.clone(), input.path.clone());
+            return Err(ExportError::IsInput { path, input });
+        }
+    }
+    besides.iter().try_for_each(|path| lock::check_file_or_free(path))
+}
+
+/// The folder that `path` lies in.
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Brings a new name in a folder to disk.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    match File::open(folder_of(path)).and_then(|folder| folder.sync_all()) {
+        // Some network disks know no such thing.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
 /// `path` with `.extension` after its whole name.
-fn beside(path: &Path, extension: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(extension);

@@ -273,8 +273,25 @@ fn a_run_that_differs_is_refused_or_begins_anew() {
     input.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let mut job = bench.matrix_job("out.gguf", TensorType::Q8_0);
     let text = finish(&job).unwrap_err().to_string();
-    assert!(text.contains("in.bin") && text.contains("--restart"), "{text}");
+    assert!(text.contains("in.bin\" has changed since") && text.contains("--restart"), "{text}");
     job.restart = true;
+    assert_eq!(finish(&job).unwrap().n_kept, 0);
+}
+
+/// What is refused anyway throws nothing away.
+#[test]
+fn beginning_anew_keeps_what_is_there_until_it_may_begin() {
+    let bench = Bench::with_weights();
+    let mut job = bench.matrix_job("out.gguf", TensorType::Q8_0);
+    stop(&job);
+    fs::write(bench.path("out.gguf"), "precious").unwrap();
+    let [partial, journal] =
+        ["out.gguf.partial", "out.gguf.journal"].map(|name| fs::read(bench.path(name)).unwrap());
+    job.restart = true;
+    assert!(matches!(finish(&job), Err(ExportError::Exists { .. })));
+    assert!(fs::read(bench.path("out.gguf.partial")).unwrap() == partial);
+    assert!(fs::read(bench.path("out.gguf.journal")).unwrap() == journal);
+    fs::remove_file(bench.path("out.gguf")).unwrap();
     assert_eq!(finish(&job).unwrap().n_kept, 0);
 }
 
@@ -299,6 +316,8 @@ fn targets_are_checked_before_anything_is_written() {
     std::os::unix::fs::symlink("in.bin", bench.path("link")).unwrap();
     std::os::unix::fs::symlink("nowhere", bench.path("dangling")).unwrap();
     fs::hard_link(bench.path("in.bin"), bench.path("hard")).unwrap();
+    std::os::unix::fs::symlink("nowhere", bench.path("l.gguf.partial")).unwrap();
+    ["pipe", "p.gguf.journal"].iter().for_each(|name| lock::tests::make_pipe(&bench.path(name)));
     let list = |folder: &Path| {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
         let mut list: Vec<_> =
@@ -317,13 +336,21 @@ fn targets_are_checked_before_anything_is_written() {
         ("folder/..", true, "is a folder"),
         ("no/where", true, "no folder"),
         ("other.gguf", true, "in the way"),
-        (&"x".repeat(256), false, "too long"),
+        (&"x".repeat(248), false, "too long"),
+        ("new/", true, "no folder"),
+        ("pipe", true, "is a pipe"),
+        ("p.gguf", true, "p.gguf.journal is a pipe, where a run keeps its work; remove it"),
+        ("l.gguf", true, "l.gguf.partial is a symbolic link"),
     ] {
         let mut job = bench.matrix_job(name, TensorType::F16);
         job.force = force;
         let text = finish(&job).unwrap_err().to_string();
         assert!(text.contains(says), "{name}: {text}");
     }
+    let mut job = bench.matrix_job("x", TensorType::F16);
+    job.files[0].path = "-".into();
+    let text = finish(&job).unwrap_err().to_string();
+    assert!(text.contains("- is standard output"), "{text}");
     let twice = ["a.gguf", "folder/../a.gguf"].map(|name| bench.output(name, Vec::new()));
     let text = finish(&bench.job(twice.into())).unwrap_err().to_string();
     assert!(text.contains("twice"), "{text}");

@@ -16,6 +16,7 @@ pub use origin::Origin;
 pub use run::{Replace, Run};
 
 use crate::engine::{ColumnSums, Engine, Error};
+use crate::export::ExportError;
 use crate::perplexity::{Windows, for_each_pass};
 use crate::quantize::{Statistics, StatisticsError, Sums};
 use crate::tokenizer::TokenId;
@@ -28,6 +29,8 @@ pub enum CollectError {
     Engine(#[from] Error),
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
+    #[error(transparent)]
+    Place(#[from] ExportError),
     #[error("{}: cannot be written", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error(
@@ -45,8 +48,6 @@ pub enum CollectError {
          {found}; --restart throws it away"
     )]
     Columns { name: String, expected: usize, found: usize },
-    #[error("{}: is read by this run and cannot be its output", path.display())]
-    IsInput { path: PathBuf },
 }
 
 /// Runs the windows that `statistics` does not count yet, short ones side by side, and adds them.

@@ -11,7 +11,7 @@ use super::imatrix::Imatrix;
 use super::recipe::{Candidate, Choice, Recipe, RecipeError, by_layer, is_float, listed, n_dims};
 use crate::export::{OutputFile, PlannedTensor, Source};
 use crate::gguf::{Gguf, Label, TensorInfo, TensorType, Value, escape};
-use crate::model::{Architecture, Facts, Hparams, ModelError, YarnPolicy};
+use crate::model::{Architecture, Facts, Hparams, ModelError, Projector, YarnPolicy};
 
 /// GGUF's number for how ggml's blocks are written at present.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -67,7 +67,13 @@ pub fn plan<'a>(
 ) -> Result<Plan<'a>, QuantizeError> {
     let facts = facts(gguf, imatrix.is_some())?;
     let mut tensors: Vec<&TensorInfo> = gguf.tensors().iter().collect();
-    tensors.sort_by(|a, b| by_layer(&a.name, &b.name));
+    // The picture part of a file that holds both stays behind the text, in its own order.
+    let holds_both = facts.arch.is_some() && Projector::is_inside(gguf);
+    let is_vision = |name: &str| holds_both && ["v.", "mm."].iter().any(|p| name.starts_with(p));
+    tensors.sort_by(|a, b| match (is_vision(&a.name), is_vision(&b.name)) {
+        (false, false) => by_layer(&a.name, &b.name),
+        (a, b) => a.cmp(&b),
+    });
     let candidates: Vec<Candidate<'_>> = tensors
         .iter()
         .map(|tensor| Candidate { name: &tensor.name, dims: &tensor.dims, ty: tensor.ty })
@@ -192,6 +198,14 @@ pub fn fallbacks<'a>(
     kinds.into_iter().map(line).collect()
 }
 
+/// Tensors to be quantized by an importance that is 0 in all columns, as that of a matrix that met only
+/// zeros: it tells no value from another.
+pub fn unweighted(tensors: &[PlannedTensor<'_>]) -> Vec<String> {
+    let is_zero = |weights: &[f32]| weights.iter().all(|&weight| weight == 0.0);
+    let all = tensors.iter().filter(|tensor| tensor.importance.is_some_and(is_zero));
+    all.map(|tensor| escape(tensor.name.as_bytes())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +267,15 @@ mod tests {
                 "rows of 64 do not fill q4_K's blocks of 256: q5_0 instead for v.blk.1.attn_q.weight",
             ]
         );
+    }
+
+    #[test]
+    fn an_importance_of_zeros_is_named() {
+        let gguf = model("clip");
+        let mut plan = plan(&gguf, "o".into(), &recipe("Q4_K_M"), None, false).unwrap();
+        plan.file.tensors[0].importance = Some(&[0.0, 1.0]);
+        plan.file.tensors[1].importance = Some(&[0.0, 0.0]);
+        assert_eq!(unweighted(&plan.file.tensors), ["v.blk.1.attn_q.weight"]);
     }
 
     #[test]

@@ -51,8 +51,8 @@ pub struct Sums {
 pub enum StatisticsError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("{file}: {error}")]
-    Io { file: String, error: io::Error },
+    #[error("{file}: cannot be read")]
+    Io { file: String, source: io::Error },
     #[error("{file}: no importance matrix; {problem}")]
     Kind { file: String, problem: String },
     #[error("{file}: entry '{}': {problem}", escape(.name.as_bytes()))]

@@ -32,6 +32,10 @@ struct State {
     is_armed: bool,
     /// When the last Ctrl-C came.
     last: Option<Instant>,
+    /// SIGTERM raises the flag too.
+    heeds_term: bool,
+    /// The signal that raised the flag.
+    signal: Option<i32>,
     /// What a raise does besides.
     action: Option<Box<dyn Fn() + Send>>,
 }
@@ -63,14 +67,14 @@ impl Interrupt {
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                match signal {
-                    SIGINT if shared.take_signal() => {}
-                    SIGINT => low_level::exit(128 + SIGINT),
-                    _ => {
-                        restore_terminal();
-                        low_level::exit(128 + signal);
-                    }
+                let is_heeded = signal == SIGINT || shared.state().heeds_term;
+                if is_heeded && shared.take_signal(signal) {
+                    continue;
                 }
+                if signal != SIGINT {
+                    restore_terminal();
+                }
+                low_level::exit(128 + signal);
             }
         })?;
         Ok(interrupt)
@@ -79,6 +83,16 @@ impl Interrupt {
     /// Whether the answer that is being made should end.
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::Relaxed)
+    }
+
+    /// Lets SIGTERM raise the flag as Ctrl-C does, for work that saves before it ends.
+    pub fn heed_term(&self) {
+        self.state().heeds_term = true;
+    }
+
+    /// The signal that raised the flag, Ctrl-C's where none did.
+    pub fn signal(&self) -> i32 {
+        self.state().signal.unwrap_or(SIGINT)
     }
 
     /// The flag itself, for code that polls it.
@@ -117,11 +131,12 @@ impl Interrupt {
     }
 
     /// Raises the flag; `false` if the program is to end instead.
-    fn take_signal(&self) -> bool {
+    fn take_signal(&self, signal: i32) -> bool {
         let mut state = self.state();
         if !state.is_armed || state.is_second() {
             return false;
         }
+        state.signal = Some(signal);
         self.raised.store(true, Ordering::Relaxed);
         if let Some(action) = &state.action {
             action();
@@ -149,12 +164,12 @@ mod tests {
     #[test]
     fn the_first_signal_stops_an_answer_and_the_second_the_program() {
         let interrupt = Interrupt::new();
-        assert!(!interrupt.take_signal(), "nothing is being made");
+        assert!(!interrupt.take_signal(SIGINT), "nothing is being made");
         interrupt.during(|| {
             assert!(!interrupt.is_raised());
-            assert!(interrupt.take_signal());
+            assert!(interrupt.take_signal(SIGINT));
             assert!(interrupt.is_raised());
-            assert!(!interrupt.take_signal());
+            assert!(!interrupt.take_signal(SIGINT));
         });
         interrupt.during(|| assert!(!interrupt.is_raised(), "each answer starts anew"));
     }

@@ -13,6 +13,14 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.2} {}", UNITS[exponent as usize - 1])
 }
 
+/// A number of things: `1 tensor`, `795 tensors`.
+pub fn count(n: impl Into<u64>, thing: &str) -> String {
+    match n.into() {
+        1 => format!("1 {thing}"),
+        n => format!("{n} {thing}s"),
+    }
+}
+
 /// An integer with its thousands apart: `131,072`.
 pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
@@ -49,6 +57,8 @@ mod tests {
         for (n, text) in [(0, "0"), (999, "999"), (131_072, "131,072"), (1_000_000, "1,000,000")] {
             assert_eq!(thousands(n), text);
         }
+        let chunks = [0u32, 1, 2].map(|n| count(n, "chunk"));
+        assert_eq!(chunks, ["0 chunks", "1 chunk", "2 chunks"]);
         assert_eq!(parameters(125_025_988_608), "125.03 B");
         assert_eq!(parameters(999_999), "999,999");
     }
