@@ -77,7 +77,7 @@ impl Statistics {
     /// Reads a file in either of llama.cpp's formats.
     pub fn open(path: &Path) -> Result<Self, StatisticsError> {
         let name = escape(path.as_os_str().as_encoded_bytes());
-        let io = |error| StatisticsError::Io { file: name.clone(), error };
+        let io = |source| StatisticsError::Io { file: name.clone(), source };
         // Asked before opening: opening a FIFO would wait for a writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             let problem = "expected a file".to_owned();
