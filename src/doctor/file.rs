@@ -3,7 +3,7 @@
 //! Reading and checking stop at errors, which are told in one form everywhere: `problem; expected …,
 //! found …`. A finding takes them apart again, so that machines need not.
 
-use super::{Area, Finding, Findings, Severity, Subject, as_repaired, key_place};
+use super::{Area, Finding, Findings, Severity, Subject, as_repaired, key_place, layout};
 use crate::gguf::{Gguf, GgufError, Problem, TensorType, Value};
 use crate::model::{
     Architecture, Hparams, MIXES, ModelError, Projector, YarnPolicy, check_tensors, vocab_faults,
@@ -103,6 +103,7 @@ pub(super) fn examine_model(gguf: &Gguf, all: &mut Vec<Finding>) {
         return model_error(&error, Area::Model, gguf, Subject::Model, all);
     }
     norm_eps(gguf, all);
+    layout::own_output(gguf, all);
     sliding_window(gguf, all);
     // What was found already is not told again as a reason for not loading.
     let Some(repaired) = as_repaired(gguf, Subject::Model, all) else { return };
@@ -224,17 +225,8 @@ fn unused_tower(gguf: &Gguf, all: &mut Vec<Finding>) {
 
 /// Oddities that any file may have.
 pub(super) fn examine(gguf: &Gguf, subject: Subject, all: &mut Vec<Finding>) {
+    layout::examine(gguf, subject, all);
     let findings = &mut Findings::new(gguf, Area::File, subject, all);
-    for warning in gguf.warnings() {
-        let text = warning.to_string();
-        let text = text.rsplit_once(": ").map_or(text.as_str(), |(_, text)| text);
-        findings
-            .warning("trailing-bytes", "end of the file".to_owned())
-            .expected("nothing after the last tensor")
-            .found(text)
-            .means("the file is larger than it needs to be, or two files were joined")
-            .by_hand("download the file again");
-    }
     if let Ok(Some(alignment)) = gguf.metadata().u32("general.alignment")
         && alignment != 32
     {

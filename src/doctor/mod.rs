@@ -7,6 +7,7 @@
 //! about good files matters as much as finding bad ones: what is known of one model only is asked of it only.
 
 mod file;
+mod layout;
 mod repair;
 mod rope;
 mod template;

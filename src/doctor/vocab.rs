@@ -110,8 +110,7 @@ fn kind(metadata: &Metadata, is_tekken: bool, findings: &mut Findings<'_>) {
     }
     // The name that one converter gives: this program knows what is meant, llama.cpp does not.
     let is_misnomer = is(PRE, "pixtral");
-    let severity = if is_misnomer { Severity::Warning } else { Severity::Error };
-    let finding = findings.add(severity, "pre-tokenizer", key_place(PRE));
+    let finding = findings.error("pre-tokenizer", key_place(PRE));
     finding.expected("tekken").found(shown(metadata, PRE)).means(if is_misnomer {
         "other programs cut scripts with combining marks, such as Hindi, into wrong tokens"
     } else {
@@ -169,10 +168,8 @@ fn control_tokens(metadata: &Metadata, tokens: &Strings, findings: &mut Findings
     let Some((id, name)) = wrong.first() else { return };
     // Where a name stands at another id the table is another model's, and renaming would spoil it.
     let is_elsewhere = wrong.iter().any(|(_, name)| tokens.iter().any(|token| token == *name));
-    let is_basic = wrong.iter().any(|(id, _)| *id < CONTROL_TOKENS.len());
     let found = escape(tokens.get(*id).unwrap_or_default().as_bytes());
-    let severity = if is_basic { Severity::Error } else { Severity::Warning };
-    let finding = findings.add(severity, "control-tokens", key_place(TOKENS));
+    let finding = findings.error("control-tokens", key_place(TOKENS));
     finding.expected(format!("{name} as token {id}")).found(found);
     finding.means(
         "the chat format cannot be written: the model does not see roles, tools or pictures",
@@ -200,7 +197,7 @@ fn ids(metadata: &Metadata, findings: &mut Findings<'_>) {
         let severity = match found {
             Some(found) if found == expected => continue,
             None if id == "unk-token" => continue,
-            Some(_) if id != "unk-token" => Severity::Error,
+            _ if id != "unk-token" => Severity::Error,
             _ => Severity::Warning,
         };
         let finding = findings.add(severity, id, key_place(key));
