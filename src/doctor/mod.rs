@@ -7,6 +7,7 @@
 //! about good files matters as much as finding bad ones: what is known of one model only is asked of it only.
 
 mod file;
+mod kind;
 mod layout;
 mod repair;
 mod rope;
@@ -128,7 +129,7 @@ pub fn examine(gguf: &Gguf, companions: &Companions<'_>) -> Vec<Finding> {
     let mut all = Vec::new();
     if Projector::is_in(gguf) {
         vision::examine(gguf, Subject::Mmproj, companions.model, &mut all);
-    } else {
+    } else if !kind::is_accessory(gguf, &mut all) {
         rope::examine(gguf, &mut all);
         vocab::examine(gguf, &mut all);
         file::examine_model(gguf, &mut all);
