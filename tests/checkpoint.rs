@@ -8,7 +8,7 @@ mod layouts;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gust::convert::{Checkpoint, Layout, NamedSource};
+use gust::convert::{Checkpoint, Layout, NamedSource, Reading};
 
 /// Every tensor's dimensions and numbers, by name.
 fn values(tensors: &[NamedSource<'_>]) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
@@ -29,13 +29,14 @@ fn all(checkpoint: &Checkpoint) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
 
 #[track_caller]
 fn open(dir: &Path, layout: Option<Layout>) -> Checkpoint {
-    Checkpoint::open(dir, layout).unwrap_or_else(|error| panic!("{error}"))
+    Checkpoint::open(dir, Reading { layout, ..Reading::default() })
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Asserts that the folder is refused, with all of these words.
 #[track_caller]
 fn refused(dir: &Path, expected: &[&str]) {
-    let message = Checkpoint::open(dir, None).expect_err("refused").to_string();
+    let message = Checkpoint::open(dir, Reading::default()).expect_err("refused").to_string();
     for part in expected {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }

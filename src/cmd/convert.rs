@@ -10,10 +10,10 @@ use anyhow::{Result, bail};
 use super::plan_table;
 use super::recipe::{self, RecipeArgs};
 use super::write::{self, WriteArgs};
-use crate::convert::{self, About, Checkpoint, Kind, Layout, Places, Plan};
+use crate::convert::{self, About, Checkpoint, Kind, Layout, Places, Plan, Reading};
 use crate::export::{InputFile, OutputFile};
 use crate::gguf::{TensorType, escape};
-use crate::model::Mix;
+use crate::model::{Mix, YarnPolicy};
 use crate::quantize;
 use crate::term::{Printer, units};
 
@@ -47,6 +47,9 @@ pub struct Args {
     /// Leave the vision tower out
     #[arg(long)]
     no_mmproj: bool,
+    /// Keep a wrong YaRN magnitude as the checkpoint has it
+    #[arg(long)]
+    yarn_as_is: bool,
     /// Which type each tensor gets.
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -57,7 +60,9 @@ pub struct Args {
 
 /// Runs `gust convert`.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.dir, args.layout)?;
+    let yarn = if args.yarn_as_is { YarnPolicy::AsIs } else { YarnPolicy::Correct };
+    let reading = Reading { layout: args.layout, tower: !args.no_mmproj, yarn };
+    let checkpoint = Checkpoint::open(&args.dir, reading)?;
     let about = About::read(&checkpoint, args.name.as_deref())?;
     printer.note(what_was_read(&checkpoint, &about));
     for note in checkpoint.notes().iter().chain(&about.notes) {
@@ -115,10 +120,10 @@ impl Args {
 
     /// Everything that changes bytes, in words: what an interrupted run is compared with.
     fn describe(&self) -> String {
-        let Self { name, layout, single_file, no_mmproj, .. } = self;
+        let Self { name, layout, single_file, no_mmproj, yarn_as_is, .. } = self;
         format!(
             "convert, {}, --mmproj-type {}, --name {name:?}, --layout {layout:?}, --single-file \
-             {single_file}, --no-mmproj {no_mmproj}",
+             {single_file}, --no-mmproj {no_mmproj}, --yarn-as-is {yarn_as_is}",
             self.recipe.describe(self.mix),
             self.vision_mix().name,
         )

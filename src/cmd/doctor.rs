@@ -22,6 +22,7 @@ use crate::term::Printer;
 
 /// Flags of `gust doctor`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Exit code 1 while there are errors or warnings; notes do not count.")]
 #[command(group = clap::ArgGroup::new("destination").args(["output", "in_place"]))]
 pub struct Args {
     /// GGUF file of a model or of a vision projector; any part of a split file

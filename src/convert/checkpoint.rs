@@ -17,7 +17,7 @@ use super::names::EAGLE_LINEAR;
 use super::tensors::{Entry, Plan, collect};
 use super::{config, params, tower};
 use crate::export::Source;
-use crate::model::{Hparams, MEDIUM_3_5, Projector, RopeScaling};
+use crate::model::{Hparams, MEDIUM_3_5, Projector, RopeScaling, YarnPolicy};
 
 /// What a checkpoint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,23 @@ pub enum Kind {
     Model,
     /// A draft head of the EAGLE kind, which shares embedding and output with the model it drafts for.
     Eagle,
+}
+
+/// What the user chose about reading.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Which layout; without one, whichever of the two is there.
+    pub layout: Option<Layout>,
+    /// Whether the vision tower is wanted, and must be there if it is described.
+    pub tower: bool,
+    /// What becomes of the wrong magnitude of Medium 3.5's first configuration.
+    pub yarn: YarnPolicy,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { layout: None, tower: true, yarn: YarnPolicy::Correct }
+    }
 }
 
 /// A tensor under its GGUF name.
@@ -62,9 +79,19 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the folder `dir`; without `layout`, whichever of the two is there.
-    pub fn open(dir: &Path, layout: Option<Layout>) -> Result<Self, CheckpointError> {
-        let mut files = layout::find(dir, layout)?;
+    /// Reads the folder `dir`.
+    pub fn open(dir: &Path, reading: Reading) -> Result<Self, CheckpointError> {
+        let files = layout::find(dir, reading.layout)?;
+        let other = files.other;
+        Self::of_files(dir, files, reading).map_err(|error| match other {
+            Some(other) if reading.layout.is_none() => {
+                CheckpointError::WithOther { error: Box::new(error), other: other.flag() }
+            }
+            _ => error,
+        })
+    }
+
+    fn of_files(dir: &Path, mut files: Files, reading: Reading) -> Result<Self, CheckpointError> {
         let mut notes = std::mem::take(&mut files.notes);
         let config: Map<String, Value> = json::read(&files.config, MAX_CONFIG)?;
         let shards = index::open(dir, &files)?;
@@ -75,12 +102,17 @@ impl Checkpoint {
             Layout::Native => params::describe(&files.config, &config, kind)?,
         };
         notes.append(&mut description.notes);
-        notes.extend(correct_yarn(&mut description.hparams));
+        notes.extend(correct_yarn(&mut description.hparams, files.layout, reading.yarn));
+        if !reading.tower {
+            description.projector = None;
+        }
         if let (Some(projector), Layout::HuggingFace) = (&mut description.projector, files.layout) {
             inputs.extend(tower::read_normalisation(dir, projector)?);
         }
         let break_id = find_break(dir, &description, &mut notes, &mut inputs)?;
-        let Plan { text, vision } = collect(dir, files.layout, &description, break_id, &shards)?;
+        let plan = collect(dir, files.layout, &description, break_id, &shards, reading.tower)?;
+        let Plan { text, vision, notes: further } = plan;
+        notes.extend(further);
         let Description { hparams, projector, .. } = description;
         let dir = dir.to_owned();
         let layout = files.layout;
@@ -152,15 +184,29 @@ fn kind(shards: &[Shard], layout: Layout) -> Kind {
 }
 
 /// Corrects the magnitude that the first configurations of Medium 3.5 state wrongly, and says so.
-pub(super) fn correct_yarn(hparams: &mut Hparams) -> Option<String> {
-    if !MEDIUM_3_5.has_wrong_yarn(hparams) {
+pub(super) fn correct_yarn(
+    hparams: &mut Hparams,
+    layout: Layout,
+    policy: YarnPolicy,
+) -> Option<String> {
+    if !MEDIUM_3_5.shares_wrong_yarn(hparams) {
         return None;
     }
     let RopeScaling::Yarn { log_multiplier, .. } = &mut hparams.rope.scaling else { return None };
-    let found = std::mem::replace(log_multiplier, 0.0);
+    let stated = match layout {
+        Layout::HuggingFace => format!("mscale_all_dim {log_multiplier} where it is 0"),
+        Layout::Native => "apply_scale false where it is true".to_owned(),
+    };
+    let outcome = match policy {
+        YarnPolicy::Correct => {
+            *log_multiplier = 0.0;
+            "corrected (--yarn-as-is keeps it)"
+        }
+        YarnPolicy::AsIs => "kept as it is",
+    };
     Some(format!(
-        "corrected the magnitude of YaRN: this is {}, whose first published configuration stated \
-         mscale_all_dim {found} where it is 0",
+        "wrong YaRN magnitude, {outcome}: positions are those of {}, whose first published \
+         configuration stated {stated}",
         MEDIUM_3_5.name
     ))
 }

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::Kind;
+use super::checkpoint::{Kind, correct_yarn};
 use super::description::Description;
 use super::error::CheckpointError;
+use super::layout::Layout;
 use super::quantization::Fp8;
 use super::{config, params};
 use crate::model::{
-    Activation, Architecture, AttnTemperature, MEDIUM_3_5, RopeScaling, medium_3_5,
+    Activation, Architecture, AttnTemperature, Hparams, MEDIUM_3_5, RopeScaling, YarnPolicy,
+    medium_3_5,
 };
 
 fn hf(value: &Value) -> Result<Description, CheckpointError> {
@@ -95,11 +97,14 @@ fn the_wrong_magnitude_is_recognised_in_both() {
     for description in [hf(&hf_wrong), native(&native_wrong)] {
         let mut hparams = description.unwrap().hparams;
         assert!(MEDIUM_3_5.has_wrong_yarn(&hparams));
-        assert!(
-            super::checkpoint::correct_yarn(&mut hparams).unwrap().contains("mscale_all_dim 1")
-        );
+        let note = correct_yarn(&mut hparams, Layout::Native, YarnPolicy::AsIs).unwrap();
+        assert!(note.contains("apply_scale false") && note.contains("kept"), "{note}");
+        assert!(MEDIUM_3_5.has_wrong_yarn(&hparams));
+        let correct =
+            |hparams: &mut Hparams| correct_yarn(hparams, Layout::HuggingFace, YarnPolicy::Correct);
+        assert!(correct(&mut hparams).unwrap().contains("mscale_all_dim 1"));
         assert_eq!(hparams, medium_3_5());
-        assert_eq!(super::checkpoint::correct_yarn(&mut hparams), None);
+        assert_eq!(correct(&mut hparams), None);
     }
 }
 

@@ -25,4 +25,6 @@ pub enum CheckpointError {
     Files { folder: PathBuf, faults: Vec<String> },
     #[error("{}: tensors do not fit the model ({}):{}", .folder.display(), .faults.len(), listed(.faults))]
     Tensors { folder: PathBuf, faults: Vec<String> },
+    #[error("{error}\nthe other layout is in the folder too: --layout {other} reads that")]
+    WithOther { error: Box<CheckpointError>, other: &'static str },
 }

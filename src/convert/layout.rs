@@ -46,6 +46,14 @@ impl Layout {
         }
     }
 
+    /// What `--layout` calls it.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::HuggingFace => "hf",
+            Self::Native => "native",
+        }
+    }
+
     /// The other one.
     fn other(self) -> Self {
         match self {
@@ -63,6 +71,8 @@ pub(super) struct Files {
     pub(super) index: Option<(PathBuf, Index)>,
     /// Names of the files of weights, sorted.
     pub(super) shards: Vec<String>,
+    /// The layout that is there too and was left.
+    pub(super) other: Option<Layout>,
     /// What to say about the choice.
     pub(super) notes: Vec<String>,
 }
@@ -90,6 +100,9 @@ pub(super) fn find(dir: &Path, layout: Option<Layout>) -> Result<Files, Checkpoi
                     Err(_) => return Err(error),
                 },
             };
+            if why.is_empty() {
+                found.other = Some(found.layout.other());
+            }
             let (taken, left) = (found.layout.name(), found.layout.other().name());
             found.notes.insert(0, format!("took {taken} and left {left}{why}"));
             Ok(found)
@@ -101,8 +114,11 @@ pub(super) fn find(dir: &Path, layout: Option<Layout>) -> Result<Files, Checkpoi
 fn names(dir: &Path) -> Result<BTreeSet<String>, CheckpointError> {
     let problem = |problem: String| CheckpointError::Folder { folder: dir.to_owned(), problem };
     if dir.is_file() {
-        let expected = "a file; expected the folder that holds the checkpoint";
-        return Err(problem(expected.to_owned()));
+        let is_gguf = dir.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+        let hint = if is_gguf { "; gust quantize takes GGUF files" } else { "" };
+        return Err(problem(format!(
+            "a file; expected the folder that holds the checkpoint{hint}"
+        )));
     }
     let entries = fs::read_dir(dir).map_err(|error| problem(error.to_string()))?;
     let mut names = BTreeSet::new();
@@ -163,7 +179,7 @@ fn files(dir: &Path, names: &BTreeSet<String>, layout: Layout) -> Result<Files, 
         }
         false => (None, numbered(dir, layout, &candidates)?),
     };
-    Ok(Files { layout, config, index, shards, notes: Vec::new() })
+    Ok(Files { layout, config, index, shards, other: None, notes: Vec::new() })
 }
 
 /// The files that an index names. Others beside them may be what the index should have named.
@@ -180,7 +196,11 @@ fn listed(
             let shown = quoted(shard);
             faults.push(format!("{index_name}: {shown} is no name of a file in this folder"));
         } else if !dir.join(shard).exists() {
-            faults.push(format!("{}: missing; {index_name} names it", quoted(shard)));
+            let shown = quoted(shard);
+            faults.push(match dir.join(shard).is_symlink() {
+                true => format!("{shown}: a link to a file that is not there: download it again"),
+                false => format!("{shown}: missing; {index_name} names it: download it again"),
+            });
         }
     }
     for name in candidates.iter().filter(|name| !shards.contains(*name)) {
@@ -228,7 +248,8 @@ fn numbered(
         return Ok(candidates.iter().map(|&name| name.to_owned()).collect());
     }
     let name = |k: &u32| {
-        format!("{}: missing", quoted(&format!("{prefix}{k:0width$}-of-{n:0width$}.safetensors")))
+        let name = format!("{prefix}{k:0width$}-of-{n:0width$}.safetensors");
+        format!("{}: missing: download it again", quoted(&name))
     };
     let mut missing: Vec<_> = missing.iter().map(name).collect();
     if missing.is_empty() {

@@ -35,7 +35,7 @@ mod tower;
 mod vocabulary;
 
 pub use about::About;
-pub use checkpoint::{Checkpoint, Kind, NamedSource};
+pub use checkpoint::{Checkpoint, Kind, NamedSource, Reading};
 pub use error::CheckpointError;
 pub use layout::Layout;
 pub use metadata::{SYSTEM_PROMPT, text_metadata, vision_metadata};

@@ -13,8 +13,10 @@ pub(super) enum Meaning {
     Tensor(String),
     /// The scale of a weight, by the weight's own name.
     ScaleOf(String),
-    /// Nothing that a GGUF file holds: scales of activations, tables that are computed.
+    /// Nothing that a GGUF file holds: scales of activations.
     Unused,
+    /// A table that programs compute themselves.
+    Computed,
     /// Nothing that is known.
     Unknown,
 }
@@ -23,7 +25,7 @@ const PREFIXES: [&str; 2] = ["model.", "language_model."];
 
 const SCALES: [&str; 4] = [".weight_scale_inv", ".weight_scale", ".scale_weight", ".qscale_weight"];
 
-const UNUSED: [&str; 9] = [
+const UNUSED: [&str; 7] = [
     ".activation_scale",
     "_activation_scale",
     ".input_scale",
@@ -31,7 +33,13 @@ const UNUSED: [&str; 9] = [
     ".qscale_act",
     ".k_scale",
     ".v_scale",
+];
+
+const COMPUTED: [&str; 5] = [
     ".rotary_emb.inv_freq",
+    ".patch_positional_embedding.inv_freq",
+    ".position_ids",
+    ".attention.bias",
     ".attention.masked_bias",
 ];
 
@@ -110,18 +118,15 @@ pub(super) fn meaning(layout: Layout, name: &str) -> Meaning {
     if UNUSED.iter().any(|suffix| name.ends_with(suffix)) {
         return Meaning::Unused;
     }
-    let mut rest = name;
-    while let Some(shorter) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
-        rest = shorter;
+    if COMPUTED.iter().any(|suffix| name.ends_with(suffix)) {
+        return Meaning::Computed;
     }
+    let rest = &name[prefix(name).len()..];
     let Some((stem, ending)) = rest.rsplit_once('.') else { return Meaning::Unknown };
     if !matches!(ending, "weight" | "bias") {
         return Meaning::Unknown;
     }
-    let table = match layout {
-        Layout::HuggingFace => HUGGING_FACE,
-        Layout::Native => NATIVE,
-    };
+    let table = table(layout);
     let found = table.iter().find_map(|(pattern, gguf)| match pattern.split_once("{}") {
         None => (stem == *pattern).then(|| (*gguf).to_owned()),
         Some((before, after)) => {
@@ -134,6 +139,36 @@ pub(super) fn meaning(layout: Layout, name: &str) -> Meaning {
     found.map_or(Meaning::Unknown, |stem| Meaning::Tensor(format!("{stem}.{ending}")))
 }
 
+fn table(layout: Layout) -> &'static [(&'static str, &'static str)] {
+    match layout {
+        Layout::HuggingFace => HUGGING_FACE,
+        Layout::Native => NATIVE,
+    }
+}
+
+/// What stands in front of the part of a name that says something.
+pub(super) fn prefix(name: &str) -> &str {
+    let mut rest = name;
+    while let Some(shorter) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
+        rest = shorter;
+    }
+    &name[..name.len() - rest.len()]
+}
+
+/// What the GGUF tensor `gguf` is called in a checkpoint of this layout, without a prefix.
+pub(super) fn original(layout: Layout, gguf: &str) -> Option<String> {
+    let (stem, ending) = gguf.rsplit_once('.')?;
+    let found =
+        table(layout).iter().find_map(|(name, pattern)| match pattern.split_once("{}") {
+            None => (stem == *pattern).then(|| (*name).to_owned()),
+            Some((before, after)) => {
+                let layer = stem.strip_prefix(before)?.strip_suffix(after)?;
+                Some(name.replace("{}", layer))
+            }
+        })?;
+    Some(format!("{found}.{ending}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +176,8 @@ mod tests {
     #[track_caller]
     fn is(layout: Layout, name: &str, gguf: &str) {
         assert_eq!(meaning(layout, name), Meaning::Tensor(gguf.to_owned()), "{name}");
+        let whole = original(layout, gguf).map(|rest| format!("{}{rest}", prefix(name)));
+        assert_eq!(whole.as_deref(), Some(name));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::error::CheckpointError;
 use super::index::Shard;
 use super::json::Section;
 use super::safetensors::{Dtype, StoredTensor, quoted};
-use crate::export::{Encoding, Scales};
+use crate::export::{Encoding, RowOrder, Scales, Source};
 use crate::gguf::TensorType;
 
 /// How many numbers share a scale where a matrix has more than one.
@@ -23,6 +23,8 @@ pub(super) enum Fp8 {
     Blocks(u32, u32),
 }
 
+/// Rows and columns of a block where scales fit it and nothing else is stated: the only size in use.
+pub(super) const UNSTATED_BLOCK: u64 = 128;
 const MAX_BLOCK: u32 = 1 << 20;
 
 impl Fp8 {
@@ -89,18 +91,23 @@ impl Fp8 {
         }
     }
 
-    /// The scales that `stored` holds for a matrix of `n_rows` × `n_cols`.
+    /// The scales that `stored` holds for a matrix of `n_rows` × `n_cols`; where the size of a block is not
+    /// stated, it may be guessed from their shape.
     fn scales(
         self,
         shard: &Shard,
         stored: &StoredTensor,
         [n_rows, n_cols]: [u64; 2],
+        may_guess: bool,
     ) -> Result<Scales, String> {
         let scales = values(shard, stored)?;
         if let [scale] = scales[..] {
             return Ok(Scales::Tensor(scale));
         }
+        let guess = UNSTATED_BLOCK;
+        let fits_guess = stored.shape == [n_rows.div_ceil(guess), n_cols.div_ceil(guess)];
         let (block_rows, block_cols) = match self {
+            Self::Tensor if may_guess && fits_guess => (guess, guess),
             Self::Tensor => (n_rows, n_cols),
             Self::Rows => (1, n_cols),
             Self::Blocks(rows, cols) => (rows.into(), cols.into()),
@@ -109,8 +116,12 @@ impl Fp8 {
         let is_column = matches!(self, Self::Rows) && stored.shape == [n_rows];
         if stored.shape != expected && !is_column {
             let found = &stored.shape;
+            let hint = match self {
+                Self::Tensor => "; the configuration states no weight_block_size (rows, columns)",
+                _ => "",
+            };
             return Err(format!(
-                "wrong shape; expected {expected:?} or one number, found {found:?}"
+                "wrong shape; expected {expected:?} or one number, found {found:?}{hint}"
             ));
         }
         Ok(Scales::Blocks { n_rows: block_rows, n_cols: block_cols, scales: scales.into() })
@@ -135,16 +146,26 @@ fn block(section: &Section<'_>, key: &str) -> Result<Option<(u32, u32)>, Checkpo
 
 /// The numbers of a tensor of scales, which must be usable as such.
 fn values(shard: &Shard, stored: &StoredTensor) -> Result<Vec<f32>, String> {
-    let bytes = &shard.bytes.as_ref()[stored.range.clone()];
-    let halves = bytes.chunks_exact(2).map(|half| u16::from_le_bytes([half[0], half[1]]));
-    let values: Vec<f32> = match stored.dtype {
-        Dtype::BF16 => halves.map(|half| f32::from_bits(u32::from(half) << 16)).collect(),
-        Dtype::F32 => {
-            let words = bytes.chunks_exact(4);
-            words.map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+    let ty = match stored.dtype {
+        Dtype::F32 => TensorType::F32,
+        Dtype::F16 => TensorType::F16,
+        Dtype::BF16 => TensorType::BF16,
+        dtype => {
+            let found = dtype.name();
+            return Err(format!("wrong dtype; expected BF16, F16 or F32, found {found}"));
         }
-        dtype => return Err(format!("wrong dtype; expected BF16 or F32, found {}", dtype.name())),
     };
+    let n_cols: u64 = stored.shape.iter().product();
+    let source = Source {
+        file: &shard.bytes,
+        range: stored.range.clone(),
+        encoding: Encoding::Ggml(ty),
+        n_cols,
+        n_rows: 1,
+        order: RowOrder::AsIs,
+    };
+    let mut values = vec![0.0; n_cols as usize];
+    source.read_rows(0, &mut values);
     match values.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
         Some(wrong) => Err(format!("expected scales above 0, found {wrong}")),
         None if values.is_empty() => Err("no number".to_owned()),
@@ -157,12 +178,18 @@ pub(super) fn encoding(
     weight: &StoredTensor,
     scale: Option<(&Shard, &StoredTensor)>,
     fp8: Fp8,
+    may_guess: bool,
 ) -> Result<Encoding, String> {
     let name = quoted(&weight.name);
     let ty = match weight.dtype {
         Dtype::F32 => TensorType::F32,
         Dtype::F16 => TensorType::F16,
         Dtype::BF16 => TensorType::BF16,
+        Dtype::Other(dtype) => {
+            return Err(format!(
+                "tensor {name}: dtype {dtype} cannot be converted; expected F32, F16, BF16 or F8_E4M3"
+            ));
+        }
         Dtype::F8E4m3 => {
             let Some((shard, stored)) = scale else {
                 return Err(format!("tensor {name}: F8_E4M3 without a scale beside it"));
@@ -173,7 +200,7 @@ pub(super) fn encoding(
                     "tensor {name}: F8_E4M3 of shape {shape:?}; expected a matrix"
                 ));
             };
-            let scales = fp8.scales(shard, stored, [n_rows, n_cols]);
+            let scales = fp8.scales(shard, stored, [n_rows, n_cols], may_guess);
             let scales = scales.map_err(|problem| {
                 format!("tensor {}, the scale of {name}: {problem}", quoted(&stored.name))
             })?;

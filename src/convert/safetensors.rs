@@ -21,7 +21,7 @@ const MAX_DIMS: usize = 8;
 /// The length of the header, in front of it.
 const N_LENGTH: usize = 8;
 
-/// Element types that can be converted.
+/// Element types; all but the others can be converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // Named as in the file.
 pub enum Dtype {
@@ -29,15 +29,37 @@ pub enum Dtype {
     F16,
     BF16,
     F8E4m3,
+    /// What only tensors have that are no weights.
+    Other(&'static str),
 }
 
 impl Dtype {
     const NAMES: [(&'static str, Self); 4] =
         [("F32", Self::F32), ("F16", Self::F16), ("BF16", Self::BF16), ("F8_E4M3", Self::F8E4m3)];
+    /// Others, with the bytes of an element.
+    const OTHERS: [(&'static str, u64); 8] = [
+        ("F64", 8),
+        ("I64", 8),
+        ("I32", 4),
+        ("I16", 2),
+        ("I8", 1),
+        ("U64", 8),
+        ("U8", 1),
+        ("BOOL", 1),
+    ];
+
+    fn from_name(name: &str) -> Option<Self> {
+        let known = Self::NAMES.into_iter().find(|(known, _)| *known == name);
+        let other = || Self::OTHERS.into_iter().find(|(known, _)| *known == name);
+        known.map(|(_, dtype)| dtype).or_else(|| other().map(|(name, _)| Self::Other(name)))
+    }
 
     /// Its name in the file.
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, dtype)| *dtype == self).expect("the table has all").0
+        match self {
+            Self::Other(name) => name,
+            _ => Self::NAMES.iter().find(|(_, dtype)| *dtype == self).expect("the table has all").0,
+        }
     }
 
     /// Bytes of one element.
@@ -46,6 +68,9 @@ impl Dtype {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::F8E4m3 => 1,
+            Self::Other(name) => {
+                Self::OTHERS.iter().find(|(other, _)| *other == name).expect("made from it").1
+            }
         }
     }
 }
@@ -198,7 +223,7 @@ fn check_tiling(entries: &[(String, Entry)], n_data: u64) -> Result<(), HeaderEr
 
 fn stored(name: String, entry: Entry, data: usize) -> Result<StoredTensor, HeaderError> {
     let Entry { dtype, shape: Shape(shape), data_offsets: (start, end) } = entry;
-    let Some((_, known)) = Dtype::NAMES.into_iter().find(|(known, _)| *known == dtype) else {
+    let Some(known) = Dtype::from_name(&dtype) else {
         return Err(HeaderError::Dtype { name: quoted(&name), dtype: quoted(&dtype) });
     };
     let n_bytes = shape.iter().try_fold(known.n_bytes(), |n, &dim| n.checked_mul(dim));

@@ -12,11 +12,11 @@ use super::description::Description;
 use super::error::CheckpointError;
 use super::index::Shard;
 use super::layout::Layout;
-use super::names::{Meaning, meaning};
-use super::quantization::{encoding, row_of};
+use super::names::{self, Meaning, meaning};
+use super::quantization::{Fp8, UNSTATED_BLOCK, encoding, row_of};
 use super::safetensors::{StoredTensor, quoted};
-use crate::export::{Encoding, RowOrder};
-use crate::gguf::{TensorType, shape};
+use crate::export::{Encoding, RowOrder, Scales};
+use crate::gguf::TensorType;
 use crate::mapped::Bytes;
 use crate::model::{ExpectedTensor, TypeClass, expected_tensors, expected_vision_tensors};
 
@@ -43,25 +43,34 @@ pub(super) struct Entry {
 pub(super) struct Plan {
     pub(super) text: Vec<Entry>,
     pub(super) vision: Vec<Entry>,
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
 }
 
-/// Finds the tensors that `description` asks for.
+/// Finds the tensors that `description` asks for; those of the vision tower only `with_tower`.
 pub(super) fn collect(
     dir: &Path,
     layout: Layout,
     description: &Description,
     break_id: Option<u32>,
     shards: &[Shard],
+    with_tower: bool,
 ) -> Result<Plan, CheckpointError> {
     let expected = expected(description);
     let (scales, mut faults) = scales(layout, shards);
     let mut found: HashMap<String, &str> = HashMap::new();
-    let mut plan = Plan { text: Vec::new(), vision: Vec::new() };
+    let mut plan = Plan { text: Vec::new(), vision: Vec::new(), notes: Vec::new() };
+    let mut computed = Vec::new();
     for (i, shard) in shards.iter().enumerate() {
         for tensor in &shard.tensors {
             let gguf = match meaning(layout, &tensor.name) {
+                Meaning::Tensor(gguf) if !with_tower && is_vision(&gguf) => continue,
                 Meaning::Tensor(gguf) => gguf,
                 Meaning::ScaleOf(_) | Meaning::Unused => continue,
+                Meaning::Computed => {
+                    computed.push(&tensor.name);
+                    continue;
+                }
                 Meaning::Unknown => {
                     faults.push(format!("tensor {}: unknown", quoted(&tensor.name)));
                     continue;
@@ -78,7 +87,8 @@ pub(super) fn collect(
             }
             let scale = scales.get(tensor.name.as_str()).copied();
             let entry = dims(tensor, wanted).and_then(|dims| {
-                let encoding = encoding(tensor, scale, description.fp8)?;
+                let may_guess = layout == Layout::Native;
+                let encoding = encoding(tensor, scale, description.fp8, may_guess)?;
                 let order = order(layout, description, &wanted.name);
                 entry(shard, i, tensor, &wanted.name, dims, encoding, order)
             });
@@ -87,24 +97,90 @@ pub(super) fn collect(
                     if let (Some(id), "token_embd.weight") = (break_id, wanted.name.as_str()) {
                         plan.vision.push(break_row(&entry, id));
                     }
-                    let is_vision = entry.name.starts_with("v.") || entry.name.starts_with("mm.");
-                    if is_vision { &mut plan.vision } else { &mut plan.text }.push(entry);
+                    if is_vision(&entry.name) { &mut plan.vision } else { &mut plan.text }
+                        .push(entry);
                 }
                 Err(fault) => faults.push(fault),
             }
         }
     }
-    let mut missing: Vec<_> = expected
-        .values()
-        .filter(|wanted| wanted.required && !found.contains_key(&wanted.name))
-        .map(|wanted| format!("{}: missing; expected {}", wanted.name, shape(&wanted.dims)))
-        .collect();
-    missing.sort();
-    faults.extend(missing);
+    faults.extend(missing(layout, &expected, &found));
+    plan.notes = notes(&computed, &plan, description.fp8);
     match faults.is_empty() {
         true => Ok(plan),
         false => Err(CheckpointError::Tensors { folder: dir.to_owned(), faults }),
     }
+}
+
+fn is_vision(gguf: &str) -> bool {
+    gguf.starts_with("v.") || gguf.starts_with("mm.")
+}
+
+/// What the model must have and `found` does not, by the checkpoint's names and in its order of dimensions.
+fn missing(
+    layout: Layout,
+    expected: &HashMap<String, ExpectedTensor>,
+    found: &HashMap<String, &str>,
+) -> Vec<String> {
+    // Tensors of a part have the same prefix; those outside the layers that of the layers.
+    let part = |gguf: &str| match gguf.split('.').next() {
+        Some(part @ ("v" | "mm" | "output")) => part.to_owned(),
+        _ => "blk".to_owned(),
+    };
+    let prefixes: HashMap<String, &str> =
+        found.iter().map(|(gguf, name)| (part(gguf), names::prefix(name))).collect();
+    let is_missing =
+        |wanted: &&ExpectedTensor| wanted.required && !found.contains_key(&wanted.name);
+    let wanted: Vec<_> = expected.values().filter(is_missing).collect();
+    let n_vision = wanted.iter().filter(|wanted| is_vision(&wanted.name)).count();
+    let has_none = n_vision > 0 && !found.keys().any(|gguf| is_vision(gguf));
+    let line = |wanted: &&ExpectedTensor| {
+        let gguf = &wanted.name;
+        let original = names::original(layout, gguf).unwrap_or_else(|| gguf.clone());
+        let prefix = prefixes.get(&part(gguf)).copied().unwrap_or_default();
+        let rows_first: Vec<u64> = wanted.dims.iter().rev().copied().collect();
+        let name = quoted(&format!("{prefix}{original}"));
+        format!("tensor {name}: missing; expected {rows_first:?} ({gguf} in GGUF)")
+    };
+    let listed = wanted.iter().filter(|wanted| !(has_none && is_vision(&wanted.name)));
+    let mut missing: Vec<String> = listed.map(line).collect();
+    missing.sort();
+    if has_none {
+        missing.insert(
+            0,
+            format!(
+                "none of the {n_vision} tensors of the vision tower that {} describes is here; \
+             --no-mmproj leaves it out",
+                layout.config_name()
+            ),
+        );
+    } else if n_vision > 0 {
+        missing.push("--no-mmproj leaves the vision tower out".to_owned());
+    }
+    missing
+}
+
+/// What was left out, and what was guessed.
+fn notes(computed: &[&String], plan: &Plan, fp8: Fp8) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(first) = computed.first() {
+        let n = computed.len();
+        notes.push(format!(
+            "left out {n} tensor{} that programs compute themselves: {}{}",
+            if n == 1 { "" } else { "s" },
+            quoted(first),
+            if n == 1 { "" } else { ", …" },
+        ));
+    }
+    let has_blocks =
+        |entry: &Entry| matches!(entry.encoding, Encoding::F8E4m3(Scales::Blocks { .. }));
+    if fp8 == Fp8::Tensor && plan.text.iter().chain(&plan.vision).any(has_blocks) {
+        let n = UNSTATED_BLOCK;
+        notes.push(format!(
+            "params.json states no weight_block_size; took {n} x {n}, which the scales' shapes fit"
+        ));
+    }
+    notes
 }
 
 /// Every tensor that a checkpoint of this description has or may have.

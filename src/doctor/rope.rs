@@ -10,7 +10,7 @@
 
 use super::{Area, Edit, Finding, Findings, Severity, Subject, key_place, shown};
 use crate::gguf::{Gguf, Metadata, Value};
-use crate::model::{Architecture, MEDIUM_3_5, RopeScaling, medium_3_5};
+use crate::model::{Architecture, MEDIUM_3_5, RopeScaling, StatedYarn, medium_3_5};
 
 /// What a file says about positions, as programs other than this one read it.
 #[derive(Debug)]
@@ -64,8 +64,7 @@ pub(super) fn examine(gguf: &Gguf, all: &mut Vec<Finding>) {
 /// Whether the file is to have the numbers of Medium 3.5.
 pub(super) fn is_medium(metadata: &Metadata) -> bool {
     let stated = Stated::read(metadata);
-    let least = if stated.is_sibling() { 3 } else { 2 };
-    has_shape(metadata) || stated.n_of_medium() >= least
+    has_shape(metadata) || MEDIUM_3_5.has_recipe(&stated.yarn())
 }
 
 /// Whether the file has the width and depth of Medium 3.5.
@@ -103,22 +102,17 @@ impl Stated {
         }
     }
 
-    /// How many of the things that tell Medium 3.5 from its siblings are so.
-    fn n_of_medium(&self) -> usize {
-        let matches = [
-            self.factor == Some(MEDIUM_3_5.yarn_factor),
-            self.n_ctx_orig == Some(MEDIUM_3_5.n_ctx_orig),
-            self.n_ctx == Some(medium_3_5().n_ctx_train),
-            self.beta_fast == 4.0,
-            self.is_namesake,
-        ];
-        matches.into_iter().filter(|&is_equal| is_equal).count()
-    }
-
-    /// Whether everything else is as in the models that were trained with an attention temperature.
-    fn is_sibling(&self) -> bool {
-        self.temperature > 0.0
-            && (self.beta_fast, self.beta_slow, self.log_multiplier) == (32.0, 1.0, 1.0)
+    /// What tells whose recipe it is.
+    fn yarn(&self) -> StatedYarn {
+        StatedYarn {
+            factor: self.factor,
+            n_ctx_orig: self.n_ctx_orig,
+            n_ctx: self.n_ctx,
+            betas: [self.beta_fast, self.beta_slow],
+            log_multiplier: self.log_multiplier,
+            temperature: self.temperature,
+            is_namesake: self.is_namesake,
+        }
     }
 }
 
@@ -228,7 +222,7 @@ fn betas(expected: [f32; 2], metadata: &Metadata, findings: &mut Findings<'_>) {
 fn held_to_itself(stated: &Stated, metadata: &Metadata, findings: &mut Findings<'_>) {
     if stated.scaling != "yarn" {
         // Mistral Small 3.1 and 3.2 have none.
-        if !stated.has_scaling && stated.n_of_medium() == 0 {
+        if !stated.has_scaling && MEDIUM_3_5.n_in_common(&stated.yarn()) == 0 {
             return;
         }
         let key = full("rope.scaling.type");

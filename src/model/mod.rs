@@ -38,7 +38,7 @@ pub use mix::{Facts, MIXES, Mix, Part, fitting};
 pub use projector::{Activation, Projector};
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{
-    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, TypeClass, check_tensors,
+    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, StatedYarn, TypeClass, check_tensors,
     expected_tensors, medium_3_5,
 };
 pub use text_graph::{ImageInputs, InputSums, SummedInput, TextGraph, TextInputs, TextShape};

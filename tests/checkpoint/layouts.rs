@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use gust::convert::{Checkpoint, Kind, Layout};
+use gust::convert::{Checkpoint, Kind, Layout, Reading};
 use gust::export::e4m3_to_f32;
+use gust::model::{RopeScaling, YarnPolicy};
 use serde_json::json;
 
 use super::{all, open};
@@ -211,6 +212,95 @@ fn the_token_of_a_break_is_found_where_it_is_described() {
     assert!(checkpoint.notes()[0].contains("[IMG_BREAK]"));
     let special = json!([{"rank": N_VOCAB, "token_str": "[IMG_BREAK]"}]);
     write_json(&tekken, &json!({"special_tokens": special}));
-    let message = Checkpoint::open(dir.path(), None).unwrap_err().to_string();
+    let message = Checkpoint::open(dir.path(), Reading::default()).unwrap_err().to_string();
     assert!(message.contains("tekken.json") && message.contains("below 300"), "{message}");
+}
+
+#[test]
+fn blocks_of_128_are_guessed_where_nothing_is_stated() {
+    let dir = tempfile::tempdir().unwrap();
+    let ones = |shape: &[u64], dtype, one: &[u8]| Stored {
+        name: "output.qscale_weight".to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+        data: one.repeat(shape.iter().product::<u64>() as usize),
+    };
+    let with_scales = |scales: Stored| {
+        let mut tensors = native();
+        let output = tensors.iter_mut().find(|tensor| tensor.name == "output.weight").unwrap();
+        (output.dtype, output.data) = ("F8_E4M3", vec![0x38; (300 * N_EMBD) as usize]);
+        tensors.push(scales);
+        write_native(dir.path(), &tensors);
+        Checkpoint::open(dir.path(), Reading::default())
+    };
+    let checkpoint = with_scales(ones(&[3, 1], "F16", &[0, 0x40])).unwrap();
+    assert!(checkpoint.notes().iter().any(|note| note.contains("128 x 128")));
+    assert!(all(&checkpoint)["output.weight"].1.iter().all(|&x| x == 2.0));
+    let message = with_scales(ones(&[5, 1], "BF16", &[0x80, 0x3f])).unwrap_err().to_string();
+    assert!(message.contains("weight_block_size"), "{message}");
+}
+
+#[test]
+fn what_programs_compute_is_left_out_with_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = native();
+    let name = "vision_encoder.position_ids".to_owned();
+    tensors.push(Stored { name, dtype: "I64", shape: vec![2], data: vec![0; 16] });
+    write_native(dir.path(), &tensors);
+    let checkpoint = open(dir.path(), None);
+    assert!(checkpoint.notes().iter().any(|note| note.contains("position_ids")));
+    tensors.iter_mut().for_each(|tensor| {
+        if tensor.name == "norm.weight" {
+            (tensor.dtype, tensor.data) = ("I16", vec![0; tensor.data.len()]);
+        }
+    });
+    write_native(dir.path(), &tensors);
+    let message = Checkpoint::open(dir.path(), Reading::default()).unwrap_err().to_string();
+    assert!(message.contains("'norm.weight': dtype I16 cannot be converted"), "{message}");
+}
+
+#[test]
+fn a_tower_that_is_not_there_can_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = hugging_face(&native(), PREFIXES[0]);
+    tensors.retain(|tensor| {
+        !tensor.name.contains("vision_tower") && !tensor.name.contains("multi_modal")
+    });
+    write_hugging_face(dir.path(), &tensors, &config());
+    let message = Checkpoint::open(dir.path(), Reading::default()).unwrap_err().to_string();
+    assert!(message.contains("none of the") && message.contains("--no-mmproj"), "{message}");
+    let reading = Reading { tower: false, ..Reading::default() };
+    let checkpoint = Checkpoint::open(dir.path(), reading).unwrap();
+    assert!(checkpoint.projector.is_none() && checkpoint.vision_tensors().is_empty());
+}
+
+#[test]
+fn a_broken_layout_hints_at_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    write_native(dir.path(), &native());
+    write_hugging_face(dir.path(), &hugging_face(&native(), PREFIXES[0]), &config());
+    fs::write(dir.path().join("params.json"), "{}").unwrap();
+    let message = Checkpoint::open(dir.path(), Reading::default()).unwrap_err().to_string();
+    assert!(message.contains("--layout hf"), "{message}");
+    open(dir.path(), Some(Layout::HuggingFace));
+}
+
+#[test]
+fn the_wrong_magnitude_is_corrected_in_every_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config();
+    let text = &mut config["text_config"];
+    text["max_position_embeddings"] = json!(262_144);
+    text["rope_parameters"]["original_max_position_embeddings"] = json!(4096);
+    text["rope_parameters"]["mscale_all_dim"] = json!(1.0);
+    write_hugging_face(dir.path(), &hugging_face(&native(), PREFIXES[0]), &config);
+    for (yarn, expected) in [(YarnPolicy::Correct, 0.0), (YarnPolicy::AsIs, 1.0)] {
+        let reading = Reading { yarn, ..Reading::default() };
+        let checkpoint = Checkpoint::open(dir.path(), reading).unwrap();
+        assert!(checkpoint.notes().iter().any(|note| note.contains("mscale_all_dim 1")));
+        let scaling = checkpoint.hparams.rope.scaling;
+        assert!(
+            matches!(scaling, RopeScaling::Yarn { log_multiplier, .. } if log_multiplier == expected)
+        );
+    }
 }
