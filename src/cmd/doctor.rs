@@ -174,7 +174,7 @@ impl Files {
     fn areas(&self, deep: bool) -> Vec<Area> {
         let Some(gguf) = &self.gguf else { return Vec::new() };
         let mut areas = vec![Area::File];
-        if !Projector::is_in(gguf) {
+        if !Projector::is_in(gguf) && !doctor::is_accessory(gguf) {
             areas.extend([Area::Model, Area::Rope, Area::Vocabulary, Area::Template]);
         }
         if Projector::is_in(gguf) || Projector::is_inside(gguf) || self.mmproj.is_some() {

@@ -4,7 +4,7 @@
 //! tensors, as `quantize` would. Mixes of other programs match none; of these only the claimed main type
 //! is asked for.
 
-use super::{Area, Findings, Subject, key_place};
+use super::{Area, Finding, Findings, Subject, key_place};
 use crate::gguf::{Gguf, TensorInfo, TensorType, Value};
 use crate::model::{MIXES, Mix};
 use crate::quantize::{Candidate, Recipe, facts};
@@ -14,29 +14,38 @@ const FILE_TYPE: &str = "general.file_type";
 /// File types of llama.cpp that are no mix, and the type that such files are made of.
 const OTHER_FILE_TYPES: &[(u32, TensorType)] = &[(38, TensorType::MXFP4), (39, TensorType::NVFP4)];
 
-/// Whether the file is none of a model's own; then it is said what it is.
-pub(super) fn is_accessory(gguf: &Gguf, all: &mut Vec<super::Finding>) -> bool {
+/// Whether the file is neither a model nor a projector, but goes with one.
+pub fn is_accessory(gguf: &Gguf) -> bool {
+    accessory(gguf).is_some()
+}
+
+/// Name of a finding, kind of file, and what that means, if the file is an accessory.
+fn accessory(gguf: &Gguf) -> Option<(&'static str, &'static str, &'static str)> {
     let text = |key| gguf.metadata().str(key).ok().flatten();
-    let findings = &mut Findings::new(gguf, Area::File, Subject::Model, all);
-    let (id, found, means) = if text("general.type") == Some("imatrix") {
-        (
+    if text("general.type") == Some("imatrix") {
+        Some((
             "imatrix-file",
             "an importance matrix",
             "it is for gust quantize --imatrix, and cannot be run",
-        )
+        ))
     } else if text("general.architecture") == Some("eagle") {
-        (
+        Some((
             "eagle-file",
             "a draft head for speculative decoding",
             "it goes with its model, and cannot be run alone; --deep reads its numbers",
-        )
+        ))
     } else {
-        return false;
-    };
+        None
+    }
+}
+
+/// Says what an accessory is.
+pub(super) fn examine(gguf: &Gguf, all: &mut Vec<Finding>) {
+    let Some((id, found, means)) = accessory(gguf) else { return };
+    let findings = &mut Findings::new(gguf, Area::File, Subject::Model, all);
     let finding = findings.note(id, "file".to_owned());
     finding.expected("a language model or its projector").found(found).means(means);
     finding.by_hand("nothing, if that is meant");
-    true
 }
 
 /// The matrices of a file.
