@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFReader
 
-OURS = {"gust.system_prompt"}
+OURS = {"gust.system_prompt", "gust.license"}
 DIRECT = ["F32", "F16", "BF16", "Q8_0"]
 QUANTIZED = ["Q4_K_M", "Q5_K_S", "Q6_K", "Q3_K_L", "Q2_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q5_1"]
 PROMPT = "[INST]What is the capital of France?[/INST]"

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use gust::convert::SYSTEM_PROMPT;
+use gust::convert::{LICENSE, SYSTEM_PROMPT};
 use gust::gguf::{Gguf, TensorType, Value};
 use gust::model::{YarnPolicy, check_mmproj, validate};
 use serde_json::{Value as Json, json};
@@ -264,4 +264,77 @@ fn what_does_not_fit_together_is_refused() {
 
     let wrong_usage = convert(dir.path(), &["-o", "x.gguf", "--type", "Q9"]);
     assert_eq!(wrong_usage.status.code(), Some(2));
+}
+
+#[test]
+fn files_that_only_describe_do_not_stop_anything() {
+    let dir = native_folder();
+    fs::write(dir.path().join("README.md"), b"\xff").unwrap();
+    fs::write(dir.path().join("generation_config.json"), "").unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), " ").unwrap();
+    fs::write(dir.path().join("LICENSE"), "You may.").unwrap();
+    let said = converted(dir.path(), &["--type", "BF16", "--name", "T"]);
+    for part in [
+        "README.md is not carried over: not UTF-8",
+        "generation_config.json is not carried over: empty",
+        "chat_template.jinja is empty",
+        "no chat template",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    let text = open(&dir.path().join("out.gguf"));
+    assert_eq!(text.metadata().str(LICENSE).unwrap(), Some("You may."));
+    fs::write(dir.path().join("LICENSE"), "x".repeat(65_537)).unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), "\n{% if %}").unwrap();
+    let said = converted(dir.path(), &["--type", "BF16"]);
+    assert!(said.contains("LICENSE is not carried over: too large"), "{said}");
+    assert!(said.contains("chat template, line 2"), "{said}");
+}
+
+#[test]
+fn types_of_single_tensors_reach_the_tower() {
+    let dir = native_folder();
+    let beside = dir.path().join("mmproj-out.gguf");
+    let args = ["--type", "F16", "--tensor-type", r"v\.blk\.0\.ffn_up=F32"];
+    converted(dir.path(), &args);
+    let ty = |gguf: &Gguf, name: &str| gguf.tensor(name).unwrap().ty;
+    let tower = open(&beside);
+    assert_eq!(ty(&tower, "v.blk.0.ffn_up.weight"), TensorType::F32);
+    assert_eq!(ty(&tower, "v.blk.0.ffn_gate.weight"), TensorType::F16);
+    converted(dir.path(), &[&args[..], &["--single-file"]].concat());
+    let both = open(&dir.path().join("out.gguf"));
+    assert_eq!(ty(&both, "v.blk.0.ffn_up.weight"), TensorType::F32);
+    assert_eq!(ty(&both, "blk.0.ffn_up.weight"), TensorType::F16);
+    fs::remove_file(dir.path().join("out.gguf")).unwrap();
+    fs::remove_file(beside).unwrap();
+    refused(dir.path(), &["--type", "F16", "--tensor-type", r"no\.such=F32"], &[r"'no\.such'"]);
+}
+
+#[test]
+fn places_that_cannot_be_are_refused() {
+    let dir = native_folder();
+    let nowhere = format!("{}/nodir/", dir.path().display());
+    for (out, expected) in [(nowhere.as_str(), "there is no folder"), ("-", "-o -")] {
+        let output = convert(dir.path(), &["-o", out, "--type", "F16"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(expected), "{said}");
+    }
+    let unnamed = convert(dir.path(), &["-o", "x.gguf", "--type", "F16", "--name", ""]);
+    assert_eq!(unnamed.status.code(), Some(2));
+    fs::create_dir(dir.path().join("my models")).unwrap();
+    let out = dir.path().join("my models/m-F16.gguf");
+    let output = convert(dir.path(), &["-o", out.to_str().unwrap(), "--type", "F16"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&format!("run it: gust chat -m '{}'", out.display())), "{said}");
+}
+
+#[test]
+fn a_number_that_is_none_is_told_with_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = native();
+    let wq = tensors.iter_mut().find(|tensor| tensor.name.ends_with("wq.weight")).unwrap();
+    wq.data[..2].copy_from_slice(&[0xc0, 0x7f]);
+    write_native(dir.path(), &tensors);
+    write_side_files(dir.path());
+    refused(dir.path(), &["--type", "Q8_0"], &["consolidated", ".safetensors: ", "1 bad value,"]);
 }

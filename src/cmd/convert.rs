@@ -10,8 +10,9 @@ use anyhow::{Result, bail};
 use super::plan_table;
 use super::recipe::{self, RecipeArgs};
 use super::write::{self, WriteArgs};
+use crate::chat::Template;
 use crate::convert::{self, About, Checkpoint, Kind, Layout, Places, Plan, Reading};
-use crate::export::{InputFile, OutputFile};
+use crate::export::{ExportError, InputFile, OutputFile};
 use crate::gguf::{TensorType, escape};
 use crate::model::{Mix, YarnPolicy};
 use crate::quantize;
@@ -23,17 +24,17 @@ const MAX_LISTED: usize = 5;
 /// Flags of `gust convert`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of a checkpoint: config.json or params.json, safetensors, tekken.json
+    /// Folder of a checkpoint: config.json or params.json, safetensors, tekken.json or tokenizer.json
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// GGUF file to write, or a folder for it
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Type to write: F32, F16, BF16, or one to quantize to, such as Q4_K_M
+    /// Type to write: F32, F16, BF16, or one to quantize to, such as Q4_K_M; --type ? lists them all
     #[arg(long = "type", value_name = "TYPE", value_parser = recipe::mix)]
     mix: &'static Mix,
     /// What the model is called [default: by the model card, config.json or the folder]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Which layout to read where both are there: hf or native [default: native]
     #[arg(long, value_name = "LAYOUT", value_parser = layout)]
@@ -68,6 +69,9 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     for note in checkpoint.notes().iter().chain(&about.notes) {
         printer.note(note);
     }
+    if let Some(Err(error)) = about.chat_template().map(Template::parse) {
+        printer.warn(format!("{error}; the file gets it as it is"));
+    }
     let imatrix = args.recipe.imatrix()?;
     let recipe = args.recipe.recipe(args.mix);
     let places = args.places(&about)?;
@@ -84,9 +88,16 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let inputs = paths.into_iter().map(InputFile::of).collect::<Result<_, _>>()?;
     plan.files.iter().for_each(|file| printer.note(planned(file)));
     let options = args.describe();
-    write::run(plan.files, inputs, options, &args.write, printer)?;
+    let written = write::run(plan.files, inputs, options, &args.write, printer);
+    written.map_err(|error| match error.downcast_ref() {
+        Some(ExportError::NotFinite { tensor, .. }) => match checkpoint.file_of(tensor) {
+            Some(file) => error.context(file.display().to_string()),
+            None => error,
+        },
+        _ => error,
+    })?;
     if checkpoint.kind == Kind::Model {
-        let path = places.text().display();
+        let path = shell_word(&places.text().display().to_string());
         printer.note(format!("run it: gust chat -m {path}"));
     }
     Ok(())
@@ -96,6 +107,14 @@ impl Args {
     /// Where the files go.
     fn places(&self, about: &About) -> Result<Places> {
         let mut path = self.output.clone();
+        if path.as_os_str() == "-" {
+            bail!("-o -: cannot write to a pipe; give the name of a file or a folder");
+        }
+        // Read as text: a path's components do not tell a separator at its end.
+        let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if ends_as_folder && !path.exists() {
+            bail!("there is no folder {}", path.display());
+        }
         if path.is_dir() {
             path.push(format!("{}-{}.gguf", file_name(&about.name()), self.mix.name));
         }
@@ -135,6 +154,15 @@ fn layout(text: &str) -> Result<Layout, String> {
         "hf" => Ok(Layout::HuggingFace),
         "native" => Ok(Layout::Native),
         _ => Err("expected hf or native".to_owned()),
+    }
+}
+
+/// `text` as a shell reads it as one word.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
 
@@ -195,5 +223,21 @@ fn warn(plan: &Plan<'_>, args: &Args, printer: &Printer) {
         let first = plan.missing.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
         let more = if n > MAX_LISTED { ", …" } else { "" };
         printer.warn(format!("{}: no entry for {n} tensors: {first}{more}", path.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted_where_a_shell_would_cut_them() {
+        for (path, word) in [
+            ("a/b-1.gguf", "a/b-1.gguf"),
+            ("my models/a.gguf", "'my models/a.gguf'"),
+            ("it's", r"'it'\''s'"),
+        ] {
+            assert_eq!(shell_word(path), word);
+        }
     }
 }

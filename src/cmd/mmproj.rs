@@ -7,7 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::gguf::Gguf;
-use crate::model::{Hparams, ModelError, Projector, YarnPolicy, builtin_mmproj, check_mmproj};
+use crate::model::{
+    Hparams, MIXES, ModelError, Projector, YarnPolicy, builtin_mmproj, check_mmproj,
+};
 use crate::vision::PatchConfig;
 
 /// The element types that projector files are published in, best first.
@@ -59,11 +61,19 @@ pub(super) fn candidates(path: &Path) -> Vec<PathBuf> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let whole = without_part(&stem);
     let base = without_type(whole);
-    let mut names = vec![format!("mmproj-{whole}.gguf"), format!("mmproj-{base}.gguf")];
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut names = Vec::new();
+    if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("gguf")) {
+        // As `gust convert` names it where its own output has no ending.
+        names.push(format!("mmproj-{file_name}"));
+    }
+    names.extend([format!("mmproj-{whole}.gguf"), format!("mmproj-{base}.gguf")]);
     for name in [format!("mmproj-{base}"), "mmproj".to_owned(), "mmproj-model".to_owned()] {
         names.extend(TYPES.iter().map(|ty| format!("{name}-{ty}.gguf")));
     }
     names.push("mmproj.gguf".to_owned());
+    // The tower of another quantization of the same model.
+    names.extend(MIXES.iter().map(|mix| format!("mmproj-{base}-{}.gguf", mix.name)));
     names.dedup();
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
@@ -126,6 +136,9 @@ mod tests {
             ]
         );
         assert_eq!(first("tiny.gguf")[..2], ["mmproj-tiny.gguf", "mmproj-tiny-F16.gguf"]);
+        let other = candidates(Path::new("m-Q4_K_M.gguf"));
+        assert!(other.contains(&PathBuf::from("./mmproj-m-Q8_0.gguf")));
+        assert_eq!(first("plain.v2")[0], "mmproj-plain.v2");
         let name = |path| without_type(without_part(path));
         assert_eq!(name("a.Q8_0"), "a");
         assert_eq!(name("a-bf16-00002-of-00006"), "a");

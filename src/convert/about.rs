@@ -8,8 +8,11 @@ use super::error::CheckpointError;
 use super::general::Sources;
 use super::generation::Generation;
 use super::model_card::Card;
-use super::side_file::SideFiles;
+use super::side_file::{MAX_TEXT, SideFiles};
 use super::vocabulary::Vocabulary;
+
+/// Most bytes of a licence's text that are carried over; the longest in common use has 35 KB.
+const MAX_LICENSE: u64 = 64 << 10;
 
 /// Everything of a checkpoint but its tensors, read and checked.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct About {
     pub(super) generation: Generation,
     pub(super) templates: ChatTemplates,
     pub(super) system_prompt: Option<String>,
+    /// The whole text of the licence.
+    pub(super) license: Option<String>,
     /// An EAGLE head has its model's.
     pub(super) vocabulary: Option<Vocabulary>,
     /// What a person should know.
@@ -31,14 +36,11 @@ impl About {
     pub fn read(checkpoint: &Checkpoint, name: Option<&str>) -> Result<Self, CheckpointError> {
         let mut files = SideFiles::new(&checkpoint.dir);
         let mut notes = Vec::new();
-        let readme = files.text("README.md")?;
+        let readme = files.description("README.md", MAX_TEXT);
+        let license = ["LICENSE", "LICENSE.txt", "LICENSE.md"].into_iter();
+        let license = { license }.find_map(|name| files.description(name, MAX_LICENSE));
         let card = Card::parse(readme.as_deref().unwrap_or_default());
         tell_skipped(&card, &mut notes);
-        if readme.is_none() && files.has("LICENSE") {
-            notes.push(
-                "LICENSE is not carried over: a licence is named by the card, README.md".to_owned(),
-            );
-        }
         let generation = Generation::read(&mut files)?;
         let vocabulary = match checkpoint.kind {
             Kind::Eagle => None,
@@ -62,8 +64,24 @@ impl About {
             name: name.map(str::to_owned),
         };
         let system_prompt = if is_model { files.text("SYSTEM_PROMPT.txt")? } else { None };
+        notes.extend(files.notes);
+        notes.dedup();
         let inputs = files.read;
-        Ok(Self { sources, generation, templates, system_prompt, vocabulary, notes, inputs })
+        Ok(Self {
+            sources,
+            generation,
+            templates,
+            system_prompt,
+            license,
+            vocabulary,
+            notes,
+            inputs,
+        })
+    }
+
+    /// The template to chat with.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.templates.default.as_deref()
     }
 
     /// What the model is called.

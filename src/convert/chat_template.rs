@@ -17,16 +17,22 @@ const MAX_NAMED: usize = 64;
 /// Templates by name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ChatTemplates {
-    default: Option<String>,
+    pub(super) default: Option<String>,
     named: Vec<(String, String)>,
 }
 
 impl ChatTemplates {
     pub(super) fn read(files: &mut SideFiles<'_>) -> Result<Self, CheckpointError> {
         if let Some(text) = files.text("chat_template.jinja")? {
-            return Ok(Self { default: Some(text), named: Vec::new() });
+            if !text.trim().is_empty() {
+                return Ok(Self { default: Some(text), named: Vec::new() });
+            }
+            files.notes.push("chat_template.jinja is empty, which counts as none".to_owned());
         }
         for name in ["tokenizer_config.json", "chat_template.json"] {
+            if name == "chat_template.json" {
+                files.text(name)?; // unlike the other, it holds nothing but what is needed
+            }
             let Some(file) = files.json(name)? else { continue };
             if let Some(templates) = Self::from_json(&file) {
                 return templates.map_err(|problem| files.fault(name, problem));

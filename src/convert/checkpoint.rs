@@ -93,7 +93,7 @@ impl Checkpoint {
 
     fn of_files(dir: &Path, mut files: Files, reading: Reading) -> Result<Self, CheckpointError> {
         let mut notes = std::mem::take(&mut files.notes);
-        let config: Map<String, Value> = json::read(&files.config, MAX_CONFIG)?;
+        let config = json::read_object(&files.config, MAX_CONFIG)?;
         let shards = index::open(dir, &files)?;
         let mut inputs = inputs(dir, &files);
         let kind = kind(&shards, files.layout);
@@ -139,6 +139,12 @@ impl Checkpoint {
     /// The vision tower's and projector's tensors, in the order in which llama.cpp's converter writes them.
     pub fn vision_tensors(&self) -> Vec<NamedSource<'_>> {
         self.named(&self.vision)
+    }
+
+    /// The file that holds the tensor of this GGUF name.
+    pub fn file_of(&self, name: &str) -> Option<PathBuf> {
+        let entry = self.text.iter().chain(&self.vision).find(|entry| entry.name == name)?;
+        Some(self.dir.join(&self.shards[entry.shard].name))
     }
 
     /// What a person should know: which layout was taken, what was corrected.

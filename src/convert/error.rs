@@ -8,6 +8,18 @@ use std::path::PathBuf;
 use super::safetensors::HeaderError;
 use crate::model::listed;
 
+impl CheckpointError {
+    /// The same about a key inside `section`.
+    pub(super) fn below(self, section: &str) -> Self {
+        match self {
+            Self::Key { file, key, expected, found } => {
+                Self::Key { file, key: format!("{section}.{key}"), expected, found }
+            }
+            error => error,
+        }
+    }
+}
+
 /// A folder that holds no usable checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -25,6 +25,7 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn read(path: &Path) -> Result<Self, CheckpointError> {
         #[derive(serde::Deserialize)]
+        #[serde(expecting = "an object")]
         struct Stored {
             metadata: Option<Map<String, Value>>,
             weight_map: Unique<String>,
@@ -40,7 +41,7 @@ impl Index {
                 None => {
                     let metadata = metadata.as_ref().expect("the size came from it");
                     let section = json::Section::whole(path, metadata);
-                    return Err(section.wrong("total_size", "a number of bytes"));
+                    return Err(section.wrong("total_size", "a number of bytes").below("metadata"));
                 }
             },
         };

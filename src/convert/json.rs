@@ -9,7 +9,9 @@ use std::io::Read;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
@@ -39,10 +41,77 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, max: u64) -> Result<T, Chec
     if text.len() as u64 > max {
         return Err(problem(format!("too large; expected at most {max} bytes")));
     }
-    serde_json::from_slice(&text).map_err(|error| {
+    serde_json::from_slice(without_mark(&text)).map_err(|error| {
         let shown = escape(error.to_string().as_bytes());
         problem(format!("not the JSON that was expected: {shown}"))
     })
+}
+
+/// JSON without the byte order mark that some editors put in front.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// Reads the object in a file of JSON, in which no object may have a key twice.
+pub(super) fn read_object(path: &Path, max: u64) -> Result<Map<String, Value>, CheckpointError> {
+    let Unique(pairs): Unique<UniqueValue> = read(path, max)?;
+    Ok(pairs.into_iter().map(|(key, UniqueValue(value))| (key, value)).collect())
+}
+
+/// A value in which no object has a key twice.
+struct UniqueValue(Value);
+
+impl<'de> Deserialize<'de> for UniqueValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(UniqueValue(value)) = seq.next_element()? {
+                    list.push(value);
+                }
+                Ok(Value::Array(list))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+                let object = de::value::MapAccessDeserializer::new(map);
+                let Unique(pairs): Unique<UniqueValue> = Unique::deserialize(object)?;
+                let pairs = pairs.into_iter().map(|(key, UniqueValue(value))| (key, value));
+                Ok(Value::Object(pairs.collect()))
+            }
+        }
+        deserializer.deserialize_any(Any).map(Self)
+    }
 }
 
 /// An object of which no key may be there twice, in the order in which it stands there.

@@ -3,7 +3,7 @@
 //! A checkpoint's numbers come from its `Hparams` and `Projector`, which are checked already; what it says
 //! about itself comes from [`About`]. The two layouts differ in the order of a few keys and in whether a zero
 //! is written, which is kept so that files can be compared key by key. Keys of our own, beside llama.cpp's:
-//! [`SYSTEM_PROMPT`], and for EAGLE heads everything under `eagle.`, an architecture that it does not know.
+//! [`SYSTEM_PROMPT`] and [`LICENSE`], and for EAGLE heads everything under `eagle.`, an architecture that it does not know.
 
 use serde_json::Value as Json;
 
@@ -16,6 +16,9 @@ use crate::model::{Activation, Hparams, Projector, RopeScaling};
 /// The key of the system prompt that a checkpoint brings along. Nothing applies it by itself: the chat format
 /// has none by default.
 pub const SYSTEM_PROMPT: &str = "gust.system_prompt";
+/// The key of the whole text of the licence that a checkpoint brings along, which many licences ask for in
+/// every copy; `general.license` only names it.
+pub const LICENSE: &str = "gust.license";
 /// Value of `general.quantization_version`, ggml's.
 const QUANTIZATION_VERSION: u32 = 2;
 /// What engines assume where a projector's file does not say.
@@ -68,6 +71,7 @@ pub fn text_metadata(
     }
     about.templates.write(&mut keys);
     keys.text(SYSTEM_PROMPT, about.system_prompt.clone());
+    keys.text(LICENSE, about.license.clone());
     keys.0
 }
 

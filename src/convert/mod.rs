@@ -38,6 +38,6 @@ pub use about::About;
 pub use checkpoint::{Checkpoint, Kind, NamedSource, Reading};
 pub use error::CheckpointError;
 pub use layout::Layout;
-pub use metadata::{SYSTEM_PROMPT, text_metadata, vision_metadata};
+pub use metadata::{LICENSE, SYSTEM_PROMPT, text_metadata, vision_metadata};
 pub use plan::{Places, Plan, main_encoding, plan};
 pub use safetensors::{Dtype, HeaderError, StoredTensor, read_safetensors};

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+
 use super::about::About;
 use super::checkpoint::{Checkpoint, Kind, NamedSource};
 use super::metadata::{inner_vision_metadata, text_metadata, vision_metadata};
@@ -62,6 +64,10 @@ pub fn plan<'a>(
     vision_mix: &'static Mix,
     imatrix: Option<&'a Imatrix>,
 ) -> Result<Plan<'a>, RecipeError> {
+    let with_tower = checkpoint.projector.is_some() && !matches!(places, Places::Text(_));
+    let vision_tensors = if with_tower { checkpoint.vision_tensors() } else { Vec::new() };
+    let (recipe, vision_recipe) =
+        &apart(recipe, vision_mix, &checkpoint.text_tensors(), &vision_tensors);
     let text = typed(checkpoint.text_tensors(), recipe, &facts(checkpoint, imatrix), imatrix)?;
     let mut metadata = text_metadata(checkpoint, about, recipe.mix.file_type);
     let mut plan = Plan { files: Vec::new(), choices: vec![text.choices], missing: text.missing };
@@ -69,7 +75,7 @@ pub fn plan<'a>(
     if let Some(projector) = &checkpoint.projector
         && !matches!(places, Places::Text(_))
     {
-        let vision = typed(checkpoint.vision_tensors(), &Recipe::of(vision_mix), &NO_MODEL, None)?;
+        let vision = typed(vision_tensors, vision_recipe, &NO_MODEL, None)?;
         match places {
             Places::Text(_) | Places::Together(_) => {
                 metadata.extend(inner_vision_metadata(checkpoint, projector));
@@ -92,6 +98,31 @@ pub fn plan<'a>(
     let metadata = as_quantized(metadata, recipe.mix, imatrix);
     plan.files.insert(0, OutputFile { path: places.text().to_owned(), metadata, tensors });
     Ok(plan)
+}
+
+/// The recipes of the language model and of the vision tower: each has the overrides that name tensors of
+/// it, so that one that names none anywhere is refused with the language model's.
+fn apart(
+    recipe: &Recipe,
+    vision_mix: &'static Mix,
+    text: &[NamedSource<'_>],
+    vision: &[NamedSource<'_>],
+) -> (Recipe, Recipe) {
+    let names = |tensors: &[NamedSource<'_>], regex: &Regex| {
+        tensors.iter().any(|tensor| regex.is_match(tensor.name))
+    };
+    let (mut ours, mut towers) = (Vec::new(), Vec::new());
+    for (regex, ty) in &recipe.overrides {
+        let is_towers = names(vision, regex);
+        if is_towers {
+            towers.push((regex.clone(), *ty));
+        }
+        if !is_towers || names(text, regex) {
+            ours.push((regex.clone(), *ty));
+        }
+    }
+    let recipe = Recipe { overrides: ours, ..recipe.clone() };
+    (recipe, Recipe { overrides: towers, ..Recipe::of(vision_mix) })
 }
 
 fn vision_file<'a>(

@@ -1,7 +1,8 @@
 //! The small files beside the weights: read once, bounded, or absent.
 //!
-//! A folder, a pipe or a device of the name that is looked for counts as absent; whatever is there and
-//! cannot be used is an error, so that nothing of a checkpoint gets lost unnoticed.
+//! A folder, a pipe or a device of the name that is looked for counts as absent. What is there and cannot be
+//! used is an error where the model would not work as meant without it, and a note where it only describes
+//! the model, so that nothing of a checkpoint gets lost unnoticed.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,18 +13,20 @@ use serde_json::{Map, Value};
 use super::error::CheckpointError;
 
 /// Most bytes of a text; a chat template has 13 KB.
-const MAX_TEXT: u64 = 4 << 20;
+pub(super) const MAX_TEXT: u64 = 4 << 20;
 
 /// The files beside the weights, and which of them were read.
 #[derive(Debug)]
 pub(super) struct SideFiles<'a> {
     dir: &'a Path,
     pub(super) read: Vec<PathBuf>,
+    /// What was left out, and why.
+    pub(super) notes: Vec<String>,
 }
 
 impl<'a> SideFiles<'a> {
     pub(super) fn new(dir: &'a Path) -> Self {
-        Self { dir, read: Vec::new() }
+        Self { dir, read: Vec::new(), notes: Vec::new() }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -71,13 +74,35 @@ impl<'a> SideFiles<'a> {
         Ok(Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)))
     }
 
-    /// The object in the JSON file `name`.
+    /// The text of `name`, which only describes the model: `None`, with a note, where it cannot be used.
+    pub(super) fn description(&mut self, name: &str, max: u64) -> Option<String> {
+        let read = self.bytes(name, max).map_err(|error| match error {
+            CheckpointError::File { problem, .. } => problem,
+            error => error.to_string(),
+        });
+        let text = read.and_then(|bytes| {
+            let text = bytes.map(|bytes| match String::from_utf8(bytes) {
+                Ok(text) if text.trim().is_empty() => Err("empty".to_owned()),
+                Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+                Err(error) => {
+                    Err(format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+                }
+            });
+            text.transpose()
+        });
+        text.unwrap_or_else(|problem| {
+            self.notes.push(format!("{name} is not carried over: {problem}"));
+            None
+        })
+    }
+
+    /// The object in the JSON file `name`; `None`, with a note, if that is no text at all.
     pub(super) fn json(
         &mut self,
         name: &str,
     ) -> Result<Option<Map<String, Value>>, CheckpointError> {
-        let Some(bytes) = self.bytes(name, MAX_TEXT)? else { return Ok(None) };
-        let object = serde_json::from_slice(&bytes);
+        let Some(text) = self.description(name, MAX_TEXT) else { return Ok(None) };
+        let object = serde_json::from_str(&text);
         object
             .map(Some)
             .map_err(|error| fault(self.path(name), format!("not a JSON object: {error}")))

@@ -50,8 +50,8 @@ pub enum ExportError {
     #[error("{} has changed while it was read; nothing is written, run the command again", path.display())]
     Changed { path: PathBuf },
     #[error(
-        "tensor '{}': {n_bad} bad values, first in row {row}; expected finite numbers, found \
-         {found}", escape(tensor.as_bytes())
+        "tensor '{}': {}, first in row {row}; expected finite numbers, found {found}; if its file is \
+         damaged, get it again", escape(tensor.as_bytes()), bad_values(*n_bad)
     )]
     NotFinite { tensor: String, n_bad: u64, row: u64, found: String },
     #[error(
@@ -77,11 +77,15 @@ impl ExportError {
     }
 }
 
-/// A number of bytes as disks are sold.
+fn bad_values(n: u64) -> String {
+    format!("{n} bad value{}", if n == 1 { "" } else { "s" })
+}
+
+/// A number of bytes in the units of every message.
 fn size(n: u64) -> String {
     match n {
-        0..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
-        _ => format!("{:.1} GB", n as f64 / 1e9),
+        0..0x4000_0000 => format!("{:.2} MiB", n as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", n as f64 / 1_073_741_824.0),
     }
 }
 

@@ -95,6 +95,7 @@ const KNOWN: &[(&str, Kind)] = &[
     ("general.url", String),
     ("general.uuid", String),
     ("general.version", String),
+    ("gust.license", String),
     ("gust.system_prompt", String),
     ("split.count", SmallCount),
     ("split.no", SmallCount),

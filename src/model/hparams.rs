@@ -5,8 +5,9 @@
 
 use super::error::ModelError;
 use super::keys::{Keys, MAX_LAYERS, REQUIRED, above};
+use super::medium::MEDIUM_3_5;
 use super::rope::{AttnTemperature, Rope, RopeScaling};
-use super::spec::{Architecture, MEDIUM_3_5};
+use super::spec::Architecture;
 use crate::gguf::{Array, Gguf, Label, Value, Warning};
 
 /// What to do about a file of a known model that states a YaRN magnitude known to be wrong.

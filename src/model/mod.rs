@@ -10,6 +10,7 @@ mod hparams;
 mod keys;
 mod kv_cache;
 mod loader;
+mod medium;
 mod memory;
 mod metadata;
 mod mix;
@@ -32,15 +33,13 @@ pub(crate) use hparams::{MAX_HEAD_LEN, MAX_HEADS, MAX_VOCAB, MAX_WIDTH};
 pub(crate) use keys::MAX_LAYERS;
 pub use kv_cache::{CellPool, Cells, KvCache};
 pub use loader::{Linear, Placement};
+pub use medium::{MEDIUM_3_5, ModelSpec, StatedYarn, medium_3_5};
 pub use memory::{kv_bytes, kv_bytes_per_token, weight_bytes};
 pub use metadata::metadata_of;
 pub use mix::{Facts, MIXES, Mix, Part, fitting};
 pub use projector::{Activation, Projector};
 pub use rope::{AttnTemperature, Rope, RopeScaling};
-pub use spec::{
-    Architecture, ExpectedTensor, MEDIUM_3_5, ModelSpec, StatedYarn, TypeClass, check_tensors,
-    expected_tensors, medium_3_5,
-};
+pub use spec::{Architecture, ExpectedTensor, TypeClass, check_tensors, expected_tensors};
 pub use text_graph::{ImageInputs, InputSums, SummedInput, TextGraph, TextInputs, TextShape};
 pub use vision_graph::{VisionGraph, VisionStage, VisionState, lay_out};
 pub use vision_spec::{check_mmproj, check_vision_tensors, expected_vision_tensors};

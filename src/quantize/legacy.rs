@@ -17,7 +17,7 @@ const MAX_NAME: usize = 256;
 
 /// Reads the file at `path`, which messages call `name`.
 pub(super) fn open(path: &Path, name: &str) -> Result<Statistics, StatisticsError> {
-    let io = |source| StatisticsError::Io { file: name.to_owned(), source };
+    let io = |error| StatisticsError::Io { file: name.to_owned(), error };
     let n_bytes = std::fs::metadata(path).map_err(io)?.len();
     if n_bytes > MAX_BYTES {
         return Err(kind(name, format!("{n_bytes} bytes are too many")));

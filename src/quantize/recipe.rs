@@ -212,7 +212,8 @@ impl Recipe {
 
     fn check_overrides(&self, tensors: &[Candidate<'_>]) -> Result<(), RecipeError> {
         for (regex, _) in &self.overrides {
-            let pattern = || escape(regex.as_str().as_bytes());
+            // Shown as it was given, whose backslashes are its own.
+            let pattern = || escape(regex.as_str().as_bytes()).replace(r"\\", r"\");
             let matching = || tensors.iter().filter(|tensor| regex.is_match(tensor.name));
             if matching().next().is_none() {
                 return Err(RecipeError::Unmatched { pattern: pattern() });

@@ -51,8 +51,8 @@ pub struct Sums {
 pub enum StatisticsError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("{file}: {source}")]
-    Io { file: String, source: io::Error },
+    #[error("{file}: {error}")]
+    Io { file: String, error: io::Error },
     #[error("{file}: no importance matrix; {problem}")]
     Kind { file: String, problem: String },
     #[error("{file}: entry '{}': {problem}", escape(.name.as_bytes()))]
@@ -77,7 +77,7 @@ impl Statistics {
     /// Reads a file in either of llama.cpp's formats.
     pub fn open(path: &Path) -> Result<Self, StatisticsError> {
         let name = escape(path.as_os_str().as_encoded_bytes());
-        let io = |source| StatisticsError::Io { file: name.clone(), source };
+        let io = |error| StatisticsError::Io { file: name.clone(), error };
         // Asked before opening: opening a FIFO would wait for a writer.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             let problem = "expected a file".to_owned();

@@ -78,7 +78,7 @@ fn an_index_that_lies() {
         ),
         (
             with_index(|index| index["metadata"]["total_size"] = json!("7")),
-            vec!["total_size", "a number of bytes"],
+            vec!["'metadata.total_size'", "a number of bytes"],
         ),
         (with_index(|index| index["weight_map"] = json!([])), vec![INDEX, "an object"]),
         (
@@ -180,7 +180,7 @@ fn files_that_cannot_be_read() {
     {
         fs::remove_dir(&second).unwrap();
         std::os::unix::fs::symlink("../blobs/gone", &second).unwrap();
-        refused(dir.path(), &[SECOND, "missing"]);
+        refused(dir.path(), &[SECOND, "a link to a file that is not there"]);
     }
 }
 
@@ -282,4 +282,9 @@ fn the_description_may_forbid_what_is_there() {
     refused(dir.path(), &["w_in.bias': missing", "w_out.bias': missing", "--no-mmproj"]);
     fs::write(dir.path().join("params.json"), "{\"dim\": NaN}").unwrap();
     refused(dir.path(), &["params.json", "not the JSON", "line 1 column"]);
+    fs::write(dir.path().join("params.json"), r#"{"yarn": {"beta": 4, "beta": 32}}"#).unwrap();
+    refused(dir.path(), &["params.json", "key 'beta' is there twice"]);
+    let marked = format!("\u{feff}{}", crate::util::checkpoint::params());
+    fs::write(dir.path().join("params.json"), marked).unwrap();
+    open(dir.path(), None);
 }
