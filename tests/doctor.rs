@@ -90,9 +90,17 @@ fn models_that_were_trained_otherwise_are_left_alone() {
     let siblings = [
         sibling(16.0, 16_384, 262_144, 1e6), // Ministral 3
         sibling(48.0, 8192, 393_216, 1e8),   // Devstral Small 2
-        sibling(64.0, 4096, 262_144, 1e6),   // one to come
+        sibling(64.0, 8192, 524_288, 1e6),   // one to come
     ];
-    for edits in siblings {
+    // Mistral Small 3.1 and 3.2: the architecture, and no scaling.
+    let gone = |key: &str| Edit::Remove(format!("mistral3.rope.scaling.{key}"));
+    let mut small = ["type", "factor", "original_context_length", "yarn_log_multiplier"]
+        .iter()
+        .chain(&["yarn_beta_fast", "yarn_beta_slow"])
+        .map(|key| gone(key))
+        .collect::<Vec<_>>();
+    small.extend([set("context_length", U32(131_072)), set("rope.freq_base", F32(1e9))]);
+    for edits in siblings.into_iter().chain([small]) {
         let gguf = Gguf::from_bytes("sibling", edited(&tiny, &edits, None)).unwrap();
         let found = doctor::examine(&gguf, &Companions::default());
         assert_eq!(found, [], "{edits:?}");

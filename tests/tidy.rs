@@ -46,7 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("perplexity", &["engine", "tokenizer"]),
     ("bench", &["engine", "ggml", "gguf", "model", "tokenizer"]),
     ("imatrix", &["engine", "export", "gguf", "perplexity", "quantize", "tokenizer"]),
-    ("doctor", &["chat", "export", "gguf", "model", "tokenizer", "vision"]),
+    ("doctor", &["chat", "export", "gguf", "model", "quantize", "tokenizer", "vision"]),
     ("term", &["chat", "vision"]),
     (
         "cmd",

@@ -22,6 +22,7 @@ use crate::term::Printer;
 
 /// Flags of `gust doctor`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Exit code 1 while there are errors or warnings; notes do not count.")]
 #[command(group = clap::ArgGroup::new("destination").args(["output", "in_place"]))]
 pub struct Args {
     /// GGUF file of a model or of a vision projector; any part of a split file
@@ -36,7 +37,7 @@ pub struct Args {
     /// Read all weights and look for numbers that cannot be
     #[arg(long)]
     deep: bool,
-    /// Write repaired files: other metadata, the same tensors
+    /// Write repaired files with other metadata and the same tensors; needs --output or --in-place
     #[arg(long, requires = "destination")]
     fix: bool,
     /// Where repaired files go: a file's name, or a folder where several are repaired
@@ -61,10 +62,11 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let template = args.template.as_deref().map(read_template).transpose()?;
     let files = Files::open(&args.file, args.mmproj.as_deref(), args.model.as_deref());
     let mut findings = files.examine(template.as_deref(), &args, printer);
-    let mut repaired = None;
-    if args.fix {
-        repaired = fix(&files, &findings, &args, printer)?;
-    }
+    let (repaired, failed) = match args.fix.then(|| fix(&files, &findings, &args, printer)) {
+        Some(Ok(repaired)) => (repaired, None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
     let after = repaired
         .as_ref()
         .map(|paths| files.as_repaired(paths, &args).examine(template.as_deref(), &args, printer));
@@ -75,18 +77,21 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         areas: &files.areas(args.deep),
         repaired: after.as_deref(),
         files: &names,
+        repair_error: failed.as_ref(),
     };
     match args.json {
         true => printer.out_line(serde_json::to_string_pretty(&report.json())?)?,
         false => printer.out(report.text(printer))?,
     }
+    if let Some(error) = failed {
+        return Err(error);
+    }
     if let Some(after) = after {
         findings = after;
     }
-    match findings.iter().filter(|finding| finding.severity == Severity::Error).count() {
-        0 => Ok(()),
-        1 => bail!("{}: 1 error", args.file.display()),
-        n => bail!("{}: {n} errors", args.file.display()),
+    match findings.iter().any(|finding| finding.severity > Severity::Note) {
+        true => bail!("{}: {}", args.file.display(), report::sentence(&findings)),
+        false => Ok(()),
     }
 }
 
@@ -108,15 +113,15 @@ fn read_template(path: &Path) -> Result<String> {
 struct Files {
     gguf: Option<Gguf>,
     mmproj: Option<(PathBuf, Gguf)>,
-    /// Whether the user named the projector.
-    is_named: bool,
+    /// Whether someone says that the two files belong together: the user, or the projector's name.
+    is_pair: bool,
     model: Option<Gguf>,
     unopened: Vec<Finding>,
 }
 
 impl Files {
     fn open(file: &Path, mmproj: Option<&Path>, model: Option<&Path>) -> Self {
-        let mut files = Self { is_named: mmproj.is_some(), ..Self::default() };
+        let mut files = Self { is_pair: mmproj.is_some() || model.is_some(), ..Self::default() };
         match Gguf::open(file) {
             Ok(gguf) => files.gguf = Some(gguf),
             Err(error) => files.unopened = doctor::unopened(&error),
@@ -136,6 +141,7 @@ impl Files {
                     Gguf::open(path).is_ok_and(|mmproj| mmproj_width(&mmproj) == width)
                 };
                 if let Some(path) = beside.iter().find(fits).or(beside.first()) {
+                    files.is_pair = mmproj::is_called_after(path, file);
                     files.open_mmproj(path);
                 }
             }
@@ -153,7 +159,7 @@ impl Files {
         let mmproj = beside.filter(|_| !is_mmproj).map(PathBuf::as_path);
         let file = path(own).unwrap_or(&args.file);
         let mut files = Self::open(file, mmproj, args.model.as_deref());
-        files.is_named = self.is_named;
+        files.is_pair = self.is_pair;
         files
     }
 
@@ -168,7 +174,7 @@ impl Files {
     fn areas(&self, deep: bool) -> Vec<Area> {
         let Some(gguf) = &self.gguf else { return Vec::new() };
         let mut areas = vec![Area::File];
-        if !Projector::is_in(gguf) {
+        if !Projector::is_in(gguf) && !doctor::is_accessory(gguf) {
             areas.extend([Area::Model, Area::Rope, Area::Vocabulary, Area::Template]);
         }
         if Projector::is_in(gguf) || Projector::is_inside(gguf) || self.mmproj.is_some() {
@@ -192,11 +198,11 @@ impl Files {
                 }
             }
         }
-        if !self.is_named && findings.iter().any(|finding| finding.id == "mmproj-mismatch") {
+        if !self.is_pair && findings.iter().any(|finding| finding.id == "mmproj-mismatch") {
             // It lies beside the model, but nobody said that it belongs to it.
             findings.retain(|f| f.subject == Subject::Model || f.id == "mmproj-mismatch");
             for finding in findings.iter_mut().filter(|f| f.id == "mmproj-mismatch") {
-                finding.severity = Severity::Note;
+                finding.severity = Severity::Warning;
             }
         }
         doctor::worst_first(&mut findings);
@@ -247,7 +253,7 @@ fn fix(
     write::run(outputs, inputs, options, &args.write, printer)?;
     for (patient, (_, path)) in patients.iter().zip(&mut written) {
         if args.in_place {
-            replace(path, &patient.path)?;
+            replace(path, &target(&patient.path)?)?;
             path.clone_from(&patient.path);
         } else {
             link_other_parts(patient, path)?;
@@ -295,9 +301,15 @@ fn first_part(path: &Path, gguf: &Gguf) -> PathBuf {
 fn destination(patient: &Patient<'_>, all: &[Patient<'_>], args: &Args) -> Result<PathBuf> {
     let name = patient.path.file_name().unwrap_or_default();
     let Some(output) = &args.output else {
-        let mut name = name.to_owned();
+        let target = target(&patient.path)?;
+        let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".repaired");
-        return Ok(patient.path.with_file_name(name));
+        let path = target.with_file_name(name);
+        if path.exists() && !args.write.force {
+            let name = path.display();
+            bail!("{name} is in the way, left by an earlier repair; remove it, or pass --force");
+        }
+        return Ok(path);
     };
     if output.is_dir() {
         return Ok(output.join(name));
@@ -309,9 +321,15 @@ fn destination(patient: &Patient<'_>, all: &[Patient<'_>], args: &Args) -> Resul
     Ok(output.clone())
 }
 
-/// Puts the file at `new` in the place of `old`.
+/// The file itself where `path` is a link to it.
+fn target(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
+}
+
+/// Puts the file at `new` in the place of `old`, whose mode it takes over.
 fn replace(new: &Path, old: &Path) -> Result<()> {
-    let renamed = fs::rename(new, old).and_then(|()| match old.parent() {
+    let taken = fs::metadata(old).and_then(|old| fs::set_permissions(new, old.permissions()));
+    let renamed = taken.and_then(|()| fs::rename(new, old)).and_then(|()| match old.parent() {
         Some(folder) if folder != Path::new("") => File::open(folder)?.sync_all(),
         _ => File::open(".")?.sync_all(),
     });

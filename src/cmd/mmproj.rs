@@ -83,6 +83,14 @@ pub(super) fn candidates(path: &Path) -> Vec<PathBuf> {
     names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))).collect()
 }
 
+/// Whether the projector file bears the name of the model at `path`, so that one was made for the other.
+pub(super) fn is_called_after(mmproj: &Path, path: &Path) -> bool {
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let stem_of_model = stem(path);
+    let base = without_type(without_part(&stem_of_model));
+    !base.is_empty() && stem(mmproj).strip_prefix("mmproj-").is_some_and(|it| it.contains(base))
+}
+
 /// `name` without the `-00001-of-00003` of a split file.
 fn without_part(name: &str) -> &str {
     let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());

@@ -3,11 +3,9 @@
 //! Reading and checking stop at errors, which are told in one form everywhere: `problem; expected …,
 //! found …`. A finding takes them apart again, so that machines need not.
 
-use super::{Area, Finding, Findings, Severity, Subject, as_repaired, key_place};
+use super::{Area, Finding, Findings, Severity, Subject, as_repaired, key_place, kind, layout};
 use crate::gguf::{Gguf, GgufError, Problem, TensorType, Value};
-use crate::model::{
-    Architecture, Hparams, MIXES, ModelError, Projector, YarnPolicy, check_tensors, vocab_faults,
-};
+use crate::model::{Architecture, Hparams, ModelError, YarnPolicy, check_tensors, vocab_faults};
 
 /// Faults of one kind that are told one by one.
 const MAX_LISTED: usize = 20;
@@ -103,6 +101,7 @@ pub(super) fn examine_model(gguf: &Gguf, all: &mut Vec<Finding>) {
         return model_error(&error, Area::Model, gguf, Subject::Model, all);
     }
     norm_eps(gguf, all);
+    layout::own_output(gguf, all);
     sliding_window(gguf, all);
     // What was found already is not told again as a reason for not loading.
     let Some(repaired) = as_repaired(gguf, Subject::Model, all) else { return };
@@ -224,17 +223,8 @@ fn unused_tower(gguf: &Gguf, all: &mut Vec<Finding>) {
 
 /// Oddities that any file may have.
 pub(super) fn examine(gguf: &Gguf, subject: Subject, all: &mut Vec<Finding>) {
+    layout::examine(gguf, subject, all);
     let findings = &mut Findings::new(gguf, Area::File, subject, all);
-    for warning in gguf.warnings() {
-        let text = warning.to_string();
-        let text = text.rsplit_once(": ").map_or(text.as_str(), |(_, text)| text);
-        findings
-            .warning("trailing-bytes", "end of the file".to_owned())
-            .expected("nothing after the last tensor")
-            .found(text)
-            .means("the file is larger than it needs to be, or two files were joined")
-            .by_hand("download the file again");
-    }
     if let Ok(Some(alignment)) = gguf.metadata().u32("general.alignment")
         && alignment != 32
     {
@@ -246,8 +236,8 @@ pub(super) fn examine(gguf: &Gguf, subject: Subject, all: &mut Vec<Finding>) {
             .by_hand("nothing");
     }
     new_types(gguf, findings);
-    if subject == Subject::Model && !Projector::is_in(gguf) {
-        file_type(gguf, findings);
+    if subject == Subject::Model {
+        kind::file_type(gguf, findings);
     }
 }
 
@@ -264,31 +254,5 @@ fn new_types(gguf: &Gguf, findings: &mut Findings<'_>) {
                 .means("older programs cannot read them")
                 .by_hand("nothing, or quantize to another type");
         }
-    }
-}
-
-/// The type that the file says it has, if no tensor has it.
-fn file_type(gguf: &Gguf, findings: &mut Findings<'_>) {
-    const KEY: &str = "general.file_type";
-    let Ok(Some(stated)) = gguf.metadata().u32(KEY) else { return };
-    let mix_of = |file_type| MIXES.iter().find(|mix| mix.file_type == file_type);
-    let Some(base) = mix_of(stated).map(|mix| mix.base) else { return };
-    let matrices = || gguf.tensors().iter().filter(|tensor| tensor.dims.len() > 1);
-    if matrices().count() == 0 || matrices().any(|tensor| tensor.ty == base) {
-        return;
-    }
-    let bytes_of = |ty: TensorType| -> u64 {
-        matrices().filter(|tensor| tensor.ty == ty).map(|tensor| tensor.n_bytes).sum()
-    };
-    let most = TensorType::ALL.iter().copied().max_by_key(|&ty| bytes_of(ty)).unwrap_or(base);
-    let real = MIXES.iter().find(|mix| mix.base == most);
-    let finding = findings.warning("file-type", key_place(KEY));
-    finding
-        .expected(format!("a recipe of {most}, which most of the file is"))
-        .found(format!("{stated}, a recipe of {base}"))
-        .means("programs show a wrong name for the file");
-    match real {
-        Some(real) => finding.fix_key(KEY, Value::U32(real.file_type)),
-        None => finding.by_hand("nothing: it is only shown"),
     }
 }

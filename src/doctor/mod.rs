@@ -7,6 +7,8 @@
 //! about good files matters as much as finding bad ones: what is known of one model only is asked of it only.
 
 mod file;
+mod kind;
+mod layout;
 mod repair;
 mod rope;
 mod template;
@@ -15,6 +17,7 @@ mod vocab;
 mod weights;
 
 pub use file::{unopened, unopened_mmproj};
+pub use kind::is_accessory;
 pub use repair::{RepairError, header_of, repaired};
 
 use crate::gguf::{Gguf, Metadata, Value, escape};
@@ -127,6 +130,8 @@ pub fn examine(gguf: &Gguf, companions: &Companions<'_>) -> Vec<Finding> {
     let mut all = Vec::new();
     if Projector::is_in(gguf) {
         vision::examine(gguf, Subject::Mmproj, companions.model, &mut all);
+    } else if is_accessory(gguf) {
+        kind::examine(gguf, &mut all);
     } else {
         rope::examine(gguf, &mut all);
         vocab::examine(gguf, &mut all);

@@ -1,12 +1,12 @@
 //! Position encoding: YaRN's numbers, and those that go with them.
 //!
 //! Medium 3.5 is the model whose files were published with a wrong magnitude, and whose betas are unlike
-//! llama.cpp's defaults. Its recipe is a factor of 64 over a context of 4096, 262144 in all; no other
-//! published model of the architecture has two of the three. So a file with its shape, or with two of the
-//! three, is held to all of its numbers: also fine-tunes, distilled and test models. Siblings (Ministral 3:
-//! 16 × 16384, Devstral Small 2: 48 × 8192) were trained with betas of 32 and 1, a log multiplier of 1 and
-//! an attention temperature; a file that has all of these is one of them, whatever its factor. Of others
-//! only what must be so in any model is asked.
+//! llama.cpp's defaults. Its recipe is a factor of 64 over a context of 4096, 262144 in all, and a fast beta
+//! of 4; no other published model of the architecture has two of these. So a file with its shape, or with
+//! two of them (its name counts as one), is held to all of its numbers: also fine-tunes, distilled and test
+//! models. Siblings (Ministral 3: 16 × 16384, Devstral Small 2: 48 × 8192) were trained with betas of 32 and
+//! 1, a log multiplier of 1 and an attention temperature; a file that has all of these is one of them, unless
+//! three things speak for Medium 3.5. Of others only what must be so in any model is asked.
 
 use super::{Area, Edit, Finding, Findings, Severity, Subject, key_place, shown};
 use crate::gguf::{Gguf, Metadata, Value};
@@ -15,6 +15,10 @@ use crate::model::{Architecture, MEDIUM_3_5, RopeScaling, StatedYarn, medium_3_5
 /// What a file says about positions, as programs other than this one read it.
 #[derive(Debug)]
 struct Stated {
+    /// Whether the file is called after Medium 3.5.
+    is_namesake: bool,
+    /// Whether it says anything about scaling.
+    has_scaling: bool,
     scaling: String,
     factor: Option<f32>,
     n_ctx_orig: Option<u32>,
@@ -50,7 +54,7 @@ pub(super) fn examine(gguf: &Gguf, all: &mut Vec<Finding>) {
     legacy_keys(metadata, findings);
     let stated = Stated::read(metadata);
     if is_medium(metadata) {
-        held_to_medium(&stated, has_shape(metadata), metadata, findings);
+        held_to_medium(&stated, metadata, findings);
     } else {
         base_stated(metadata, arch, findings);
         held_to_itself(&stated, metadata, findings);
@@ -80,7 +84,11 @@ impl Stated {
         // Where a file has only the legacy name, the finding about names carries the value over.
         let aliased = |idx: usize| float(LEGACY[idx].1).or(float(LEGACY[idx].0));
         let scaling = metadata.str(&full("rope.scaling.type")).ok().flatten();
+        let prefix = full("rope.scaling.");
+        let name = metadata.str("general.name").ok().flatten().unwrap_or_default();
         Self {
+            is_namesake: name.to_lowercase().replace([' ', '_'], "-").contains("medium-3.5"),
+            has_scaling: metadata.iter().any(|(key, _)| key.starts_with(&prefix)),
             scaling: scaling.unwrap_or_default().to_owned(),
             factor: float("rope.scaling.factor"),
             n_ctx_orig: int("rope.scaling.original_context_length"),
@@ -103,6 +111,7 @@ impl Stated {
             betas: [self.beta_fast, self.beta_slow],
             log_multiplier: self.log_multiplier,
             temperature: self.temperature,
+            is_namesake: self.is_namesake,
         }
     }
 }
@@ -137,78 +146,89 @@ fn legacy_keys(metadata: &Metadata, findings: &mut Findings<'_>) {
 }
 
 /// Every number of Medium 3.5's recipe.
-fn held_to_medium(
-    stated: &Stated,
-    has_shape: bool,
-    metadata: &Metadata,
-    findings: &mut Findings<'_>,
-) {
+fn held_to_medium(stated: &Stated, metadata: &Metadata, findings: &mut Findings<'_>) {
     let medium = medium_3_5();
     let RopeScaling::Yarn { beta_fast, beta_slow, log_multiplier, .. } = medium.rope.scaling else {
         return;
     };
-    let mut wrong = |severity, id, key: &str, value: Value, why: &str| {
+    let mut wrong = |id, key: &str, value: Value, why: &str| {
         let key = full(key);
         findings
-            .add(severity, id, key_place(&key))
+            .error(id, key_place(&key))
             .expected(value.to_string())
             .found(shown(metadata, &key))
             .means(why)
             .fix_key(&key, value);
     };
-    let error = Severity::Error;
     if stated.scaling != "yarn" {
         let value = Value::String("yarn".to_owned());
-        wrong(error, "yarn-type", "rope.scaling.type", value, DISTANCE);
+        wrong("yarn-type", "rope.scaling.type", value, DISTANCE);
     }
     let floats = [
         ("yarn-factor", "rope.scaling.factor", stated.factor, MEDIUM_3_5.yarn_factor),
         ("rope-freq-base", "rope.freq_base", stated.freq_base, medium.rope.freq_base),
-        ("yarn-betas", "rope.scaling.yarn_beta_fast", Some(stated.beta_fast), beta_fast),
-        ("yarn-betas", "rope.scaling.yarn_beta_slow", Some(stated.beta_slow), beta_slow),
         ("yarn-attn-factor", "rope.scaling.attn_factor", Some(stated.magnitude), 1.0),
     ];
     for (id, key, found, expected) in floats {
         if found != Some(expected) {
-            wrong(error, id, key, Value::F32(expected), DISTANCE);
+            wrong(id, key, Value::F32(expected), DISTANCE);
         }
     }
     if stated.log_multiplier != log_multiplier {
         let key = "rope.scaling.yarn_log_multiplier";
         let why = "the model's first, wrong config: attention is half as sharp as trained, answers \
                    get worse the longer the text";
-        wrong(error, "yarn-log-multiplier", key, Value::F32(log_multiplier), why);
+        wrong("yarn-log-multiplier", key, Value::F32(log_multiplier), why);
     }
     if stated.n_ctx_orig != Some(MEDIUM_3_5.n_ctx_orig) {
         let key = "rope.scaling.original_context_length";
-        wrong(error, "yarn-original-context", key, Value::U32(MEDIUM_3_5.n_ctx_orig), DISTANCE);
-    }
-    if stated.temperature != 0.0 {
-        // Nobody published a model of this recipe with one, but another shape may have been trained so.
-        let severity = if has_shape { Severity::Error } else { Severity::Warning };
-        let why = "attention is sharpened with distance, which the model was not trained with";
-        wrong(
-            severity,
-            "attention-temperature",
-            "attention.temperature_scale",
-            Value::F32(0.0),
-            why,
-        );
+        wrong("yarn-original-context", key, Value::U32(MEDIUM_3_5.n_ctx_orig), DISTANCE);
     }
     if stated.n_ctx != Some(medium.n_ctx_train) {
         let value = Value::U32(medium.n_ctx_train);
         let why = "programs allow other lengths of text than the model was trained for";
-        wrong(Severity::Warning, "context-length", "context_length", value, why);
+        wrong("context-length", "context_length", value, why);
     }
+    if (stated.beta_fast, stated.beta_slow) != (beta_fast, beta_slow) {
+        betas([beta_fast, beta_slow], metadata, findings);
+    }
+    if stated.temperature != 0.0 {
+        let key = full("attention.temperature_scale");
+        findings
+            .error("attention-temperature", key_place(&key))
+            .expected("nothing, or 0")
+            .found(shown(metadata, &key))
+            .means("attention is sharpened with distance, which the model was not trained with")
+            .fix("remove it", vec![Edit::Remove(key)]);
+    }
+}
+
+/// The two numbers between which YaRN mixes; they go together.
+fn betas(expected: [f32; 2], metadata: &Metadata, findings: &mut Findings<'_>) {
+    let keys = ["rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"].map(full);
+    let is_wrong = |(key, value): &(&String, f32)| metadata.f32(key).ok().flatten() != Some(*value);
+    let place = keys.iter().zip(expected).find(is_wrong).map_or(&keys[0], |(key, _)| key);
+    let edits = keys.iter().zip(expected);
+    let edits = edits.map(|(key, value)| Edit::Set(key.clone(), Value::F32(value))).collect();
+    findings
+        .error("yarn-betas", key_place(place))
+        .expected(format!("{} (fast) and {} (slow)", expected[0], expected[1]))
+        .found(format!("{} and {}", shown(metadata, &keys[0]), shown(metadata, &keys[1])))
+        .means(DISTANCE)
+        .fix("set both", edits);
 }
 
 /// What holds in every model of the architecture.
 fn held_to_itself(stated: &Stated, metadata: &Metadata, findings: &mut Findings<'_>) {
     if stated.scaling != "yarn" {
+        // Mistral Small 3.1 and 3.2 have none.
+        if !stated.has_scaling && MEDIUM_3_5.n_in_common(&stated.yarn()) == 0 {
+            return;
+        }
         let key = full("rope.scaling.type");
         findings
             .warning("yarn-type", key_place(&key))
-            .expected("yarn, as every published model of this architecture has it")
+            .expected("yarn, as every model with numbers for it, or such a context, has it")
             .found(shown(metadata, &key))
             .means("if the model was trained with YaRN, long texts make no sense to it")
             .by_hand("convert the model again from its checkpoint");

@@ -2,9 +2,10 @@
 //!
 //! This program needs the tokens and their kinds only: it knows tekken's pattern, takes a token's rank
 //! from its id, and finds control tokens by name. Others go by what the file says, so the file has to say
-//! it. A vocabulary is tekken's if the 256 bytes stand where tekken has them, at 1000.
+//! it. A vocabulary is tekken's if the 256 bytes stand where tekken has them, at 1000; where they do not, but
+//! everything else says tekken, its tokens are damaged, and nothing is worked out from them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Area, Edit, Finding, Findings, Severity, Subject, key_place, rope, shown};
 use crate::gguf::{Array, Gguf, Metadata, Strings, Value, escape};
@@ -20,6 +21,10 @@ const MERGES: &str = "tokenizer.ggml.merges";
 const N_CONTROL: usize = 1000;
 /// Bytes of a token, as the file writes it, that merges are worked out for.
 const MAX_TOKEN_LEN: usize = 1024;
+/// Merges out of order up to which tokens are likelier to have changed places than merges.
+const MAX_MOVED: usize = 16;
+const OWN_VOCABULARY: &str =
+    "take the vocabulary of the model's own tekken.json: convert the model again";
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 
@@ -57,13 +62,24 @@ pub(super) fn examine(gguf: &Gguf, all: &mut Vec<Finding>) {
     let Ok(Some(tokens)) = metadata.strings(TOKENS) else { return };
     let findings = &mut Findings::new(gguf, Area::Vocabulary, Subject::Model, all);
     size(gguf, tokens, findings);
-    kind(metadata, is_tekken(tokens), findings);
-    if is_tekken(tokens) {
-        types(metadata, tokens, findings);
+    let is_tekken = wrong_byte(tokens).is_none();
+    kind(metadata, is_tekken, findings);
+    if is_tekken || claims_tekken(metadata, tokens) {
+        bytes(tokens, findings);
+        let is_sound = is_tekken && is_whole(gguf, tokens);
+        types(metadata, tokens, is_sound, findings);
         control_tokens(metadata, tokens, findings);
         ids(metadata, findings);
-        merges(metadata, tokens, findings);
+        merges(metadata, tokens, is_sound, findings);
     }
+}
+
+/// Whether every token is there once, as many as there are embeddings. Only then can anything be worked
+/// out from their places.
+fn is_whole(gguf: &Gguf, tokens: &Strings) -> bool {
+    let n_rows = gguf.tensor("token_embd.weight").and_then(|tensor| tensor.dims.get(1));
+    let distinct: HashSet<&str> = tokens.iter().collect();
+    distinct.len() == tokens.len() && n_rows.is_none_or(|&n| n == tokens.len() as u64)
 }
 
 /// The number of tokens, where the file states another one than it has.
@@ -84,10 +100,45 @@ fn size(gguf: &Gguf, tokens: &Strings, findings: &mut Findings<'_>) {
     }
 }
 
-/// Whether the bytes stand where tekken has them.
-fn is_tekken(tokens: &Strings) -> bool {
-    let is_byte = |id| tokens.get(id).is_some_and(|token| token.chars().count() == 1);
-    (N_CONTROL..N_CONTROL + 256).all(is_byte)
+/// How byte-level vocabularies write a byte: printable ones as themselves, all others from U+0100 on.
+fn byte_char(byte: u8) -> char {
+    let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    match is_printable(&byte) {
+        true => char::from(byte),
+        false => {
+            let n = (0..byte).filter(|before| !is_printable(before)).count() as u32;
+            char::from_u32(0x100 + n).expect("one of 68 letters from U+0100 on")
+        }
+    }
+}
+
+/// The first byte that does not stand where tekken has it.
+fn wrong_byte(tokens: &Strings) -> Option<u8> {
+    (0..=u8::MAX).find(|&byte| {
+        let mut letter = [0; 4];
+        let expected: &str = byte_char(byte).encode_utf8(&mut letter);
+        tokens.get(N_CONTROL + usize::from(byte)) != Some(expected)
+    })
+}
+
+/// Whether the file says tekken, by a name or by most control tokens.
+fn claims_tekken(metadata: &Metadata, tokens: &Strings) -> bool {
+    let pre = metadata.str(PRE).ok().flatten().unwrap_or_default();
+    let n_right = CONTROL_TOKENS.iter().filter(|(id, name)| tokens.get(*id) == Some(name)).count();
+    matches!(pre, "tekken" | "pixtral") || n_right > CONTROL_TOKENS.len() / 2
+}
+
+/// The tokens of single bytes, which every text is made of.
+fn bytes(tokens: &Strings, findings: &mut Findings<'_>) {
+    let Some(byte) = wrong_byte(tokens) else { return };
+    let id = N_CONTROL + usize::from(byte);
+    let found = tokens.get(id).map_or("nothing".to_owned(), |token| escape(token.as_bytes()));
+    findings
+        .error("tokens", key_place(TOKENS))
+        .expected(format!("{} as token {id}, for byte {byte}", byte_char(byte)))
+        .found(found)
+        .means("tokens stand at wrong ids: the model reads and writes other text than is meant")
+        .by_hand(OWN_VOCABULARY);
 }
 
 /// Which tokenizer the file asks for.
@@ -110,8 +161,7 @@ fn kind(metadata: &Metadata, is_tekken: bool, findings: &mut Findings<'_>) {
     }
     // The name that one converter gives: this program knows what is meant, llama.cpp does not.
     let is_misnomer = is(PRE, "pixtral");
-    let severity = if is_misnomer { Severity::Warning } else { Severity::Error };
-    let finding = findings.add(severity, "pre-tokenizer", key_place(PRE));
+    let finding = findings.error("pre-tokenizer", key_place(PRE));
     finding.expected("tekken").found(shown(metadata, PRE)).means(if is_misnomer {
         "other programs cut scripts with combining marks, such as Hindi, into wrong tokens"
     } else {
@@ -124,7 +174,7 @@ fn kind(metadata: &Metadata, is_tekken: bool, findings: &mut Findings<'_>) {
 }
 
 /// Control tokens steer, all others are text.
-fn types(metadata: &Metadata, tokens: &Strings, findings: &mut Findings<'_>) {
+fn types(metadata: &Metadata, tokens: &Strings, is_sound: bool, findings: &mut Findings<'_>) {
     let found = metadata.array(TYPES).ok().flatten().and_then(Array::integers).unwrap_or_default();
     let right = |id: usize| if id < N_CONTROL { CONTROL } else { NORMAL };
     // 2 is the unknown token, 5 an unused one.
@@ -147,15 +197,16 @@ fn types(metadata: &Metadata, tokens: &Strings, findings: &mut Findings<'_>) {
         _ => finding.found(format!("{} types for {} tokens", found.len(), tokens.len())),
     };
     let types = (0..tokens.len()).map(right).collect();
-    finding
-        .means(
-            "control tokens appear as text or text disappears, and users can write what steers \
-             the model",
-        )
-        .fix(
-            "set every type as tekken has it",
-            vec![Edit::Set(TYPES.to_owned(), Value::Array(Array::I32(types)))],
-        );
+    finding.means(
+        "control tokens appear as text or text disappears, and users can write what steers the model",
+    );
+    if !is_sound {
+        return finding.by_hand(OWN_VOCABULARY);
+    }
+    finding.fix(
+        "set every type as tekken has it",
+        vec![Edit::Set(TYPES.to_owned(), Value::Array(Array::I32(types)))],
+    );
 }
 
 /// The names by which programs find the tokens of the chat format.
@@ -169,16 +220,14 @@ fn control_tokens(metadata: &Metadata, tokens: &Strings, findings: &mut Findings
     let Some((id, name)) = wrong.first() else { return };
     // Where a name stands at another id the table is another model's, and renaming would spoil it.
     let is_elsewhere = wrong.iter().any(|(_, name)| tokens.iter().any(|token| token == *name));
-    let is_basic = wrong.iter().any(|(id, _)| *id < CONTROL_TOKENS.len());
     let found = escape(tokens.get(*id).unwrap_or_default().as_bytes());
-    let severity = if is_basic { Severity::Error } else { Severity::Warning };
-    let finding = findings.add(severity, "control-tokens", key_place(TOKENS));
+    let finding = findings.error("control-tokens", key_place(TOKENS));
     finding.expected(format!("{name} as token {id}")).found(found);
     finding.means(
         "the chat format cannot be written: the model does not see roles, tools or pictures",
     );
     if is_elsewhere {
-        return finding.by_hand("take the vocabulary of the model's own tekken.json");
+        return finding.by_hand(OWN_VOCABULARY);
     }
     let renamed = tokens.iter().enumerate().map(|(id, token)| {
         wrong.iter().find(|(wrong, _)| *wrong == id).map_or(token, |(_, name)| *name)
@@ -200,7 +249,7 @@ fn ids(metadata: &Metadata, findings: &mut Findings<'_>) {
         let severity = match found {
             Some(found) if found == expected => continue,
             None if id == "unk-token" => continue,
-            Some(_) if id != "unk-token" => Severity::Error,
+            _ if id != "unk-token" => Severity::Error,
             _ => Severity::Warning,
         };
         let finding = findings.add(severity, id, key_place(key));
@@ -221,20 +270,41 @@ fn ids(metadata: &Metadata, findings: &mut Findings<'_>) {
 }
 
 /// Merges are what other programs tokenize with. They must make every token, earlier ids first.
-fn merges(metadata: &Metadata, tokens: &Strings, findings: &mut Findings<'_>) {
+fn merges(metadata: &Metadata, tokens: &Strings, is_sound: bool, findings: &mut Findings<'_>) {
     let merges = metadata.strings(MERGES).ok().flatten();
     let fault = match merges {
         None => Some("nothing".to_owned()),
         Some(merges) => merge_fault(merges, tokens),
     };
     let Some(fault) = fault else { return };
-    let rebuilt = Value::Array(Array::String(tekken_merges(tokens)));
-    findings
-        .error("merges", key_place(MERGES))
+    let finding = findings.error("merges", key_place(MERGES));
+    finding
         .expected("every way to make a token of two, in the order of the tokens")
         .found(fault)
-        .means("other programs refuse the file or cut words into wrong tokens; this one does not need them")
-        .fix("work them out from the tokens", vec![Edit::Set(MERGES.to_owned(), rebuilt)]);
+        .means("other programs refuse the file or cut words into wrong tokens; this one does not need them");
+    if !is_sound {
+        return finding.by_hand(OWN_VOCABULARY);
+    }
+    let rebuilt = tekken_merges(tokens);
+    if merges.is_some_and(|merges| is_moved(merges, &rebuilt)) {
+        finding.means(
+            "tokens or merges have changed places: either the model reads other words than are \
+             written, or other programs cut words wrongly",
+        );
+        return finding.by_hand(OWN_VOCABULARY);
+    }
+    let rebuilt = Value::Array(Array::String(rebuilt));
+    finding.fix("work them out from the tokens", vec![Edit::Set(MERGES.to_owned(), rebuilt)]);
+}
+
+/// Whether these are the right merges with a few at other places. Then the merges may be right, and two
+/// tokens swapped; merges from swapped tokens would hide that.
+fn is_moved(merges: &Strings, rebuilt: &Strings) -> bool {
+    let places: HashMap<&str, usize> =
+        rebuilt.iter().enumerate().map(|(place, merge)| (merge, place)).collect();
+    let found: Vec<usize> = merges.iter().filter_map(|merge| places.get(merge).copied()).collect();
+    let n_descents = found.windows(2).filter(|pair| pair[0] > pair[1]).count();
+    found.len() == merges.len() && found.len() == rebuilt.len() && n_descents <= MAX_MOVED
 }
 
 fn merge_fault(merges: &Strings, tokens: &Strings) -> Option<String> {

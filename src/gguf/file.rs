@@ -38,9 +38,16 @@ pub struct Part {
     label: Label,
     path: Option<PathBuf>,
     bytes: Bytes,
+    data_start: u64,
+    alignment: u64,
 }
 
 impl Part {
+    /// A file whose header is still to be read.
+    fn new(label: Label, path: Option<PathBuf>, bytes: Bytes) -> Self {
+        Self { label, path, bytes, data_start: 0, alignment: 1 }
+    }
+
     /// The file and its place among the parts, as messages call it.
     pub fn label(&self) -> &Label {
         &self.label
@@ -69,6 +76,16 @@ impl Part {
     /// Size of the file in bytes.
     pub fn n_bytes(&self) -> u64 {
         self.bytes().len() as u64
+    }
+
+    /// Where the data of its tensors starts, in bytes from the start of the file.
+    pub fn data_start(&self) -> u64 {
+        self.data_start
+    }
+
+    /// What the offsets of its tensors are multiples of, in bytes.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
     }
 
     /// Tells the kernel that these bytes of the file will not be read soon.
@@ -105,14 +122,15 @@ impl Loaded {
             0 => Bytes::Owned(Vec::new()),
             _ => Bytes::map(&file).map_err(io)?,
         };
-        Self::parse(Part { label, path: Some(path.to_owned()), bytes }, idx)
+        Self::parse(Part::new(label, Some(path.to_owned()), bytes), idx)
     }
 
-    fn parse(part: Part, idx: usize) -> Result<Self, GgufError> {
+    fn parse(mut part: Part, idx: usize) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(part.bytes(), &part.label);
         let preamble = read::preamble(&mut cursor)?;
         let file_len = part.n_bytes();
-        let (tensors, data_end) = tensors::list(&mut cursor, &preamble, idx, file_len)?;
+        let tensors::List { tensors, alignment, data_start, data_end } =
+            tensors::list(&mut cursor, &preamble, idx, file_len)?;
         let mut warnings = Vec::new();
         let trailing = file_len.saturating_sub(data_end);
         if trailing > MAX_TRAILING {
@@ -120,6 +138,7 @@ impl Loaded {
             warnings.push(Warning(format!("{label}: {trailing} unused bytes after the tensors")));
         }
         let read::Preamble { version, metadata, .. } = preamble;
+        (part.data_start, part.alignment) = (data_start, alignment);
         Ok(Self { part, version, metadata, tensors, warnings })
     }
 }
@@ -157,7 +176,7 @@ impl Gguf {
     }
 
     fn whole(name: &str, bytes: Bytes) -> Result<Self, GgufError> {
-        let part = Part { label: Label::whole(name), path: None, bytes };
+        let part = Part::new(Label::whole(name), None, bytes);
         split::join(vec![Loaded::parse(part, 0)?])
     }
 

@@ -59,13 +59,22 @@ fn alignment(metadata: &super::Metadata) -> Result<u64, GgufError> {
     }
 }
 
-/// Reads the tensor list at `cursor`. The second value is the end of the last tensor's data.
+/// The tensors of one file, and where their data lies in it.
+pub(super) struct List {
+    pub(super) tensors: Vec<TensorInfo>,
+    pub(super) alignment: u64,
+    pub(super) data_start: u64,
+    /// The end of the last tensor's data.
+    pub(super) data_end: u64,
+}
+
+/// Reads the tensor list at `cursor`.
 pub(super) fn list(
     cursor: &mut Cursor<'_>,
     preamble: &read::Preamble,
     part: usize,
     file_len: u64,
-) -> Result<(Vec<TensorInfo>, u64), GgufError> {
+) -> Result<List, GgufError> {
     let alignment = alignment(&preamble.metadata)?;
     let mut tensors: Vec<TensorInfo> = Vec::new();
     let mut index = HashMap::new();
@@ -80,7 +89,7 @@ pub(super) fn list(
     }
     let data_start = cursor.pos().next_multiple_of(alignment);
     let data_end = place(cursor, &mut tensors, data_start, file_len)?;
-    Ok((tensors, data_end))
+    Ok(List { tensors, alignment, data_start, data_end })
 }
 
 /// One entry of the list; its offset still counts from the start of the data.

@@ -24,6 +24,8 @@ pub struct ModelSpec {
     pub n_ctx_orig: u32,
     /// Context length.
     pub n_ctx: u32,
+    /// YaRN's fast beta, which is unlike that of all siblings.
+    pub beta_fast: f32,
     /// The log multiplier in files made from the model's first, wrong config; the right one is 0.
     pub wrong_log_multiplier: f32,
 }
@@ -37,6 +39,7 @@ pub const MEDIUM_3_5: ModelSpec = ModelSpec {
     yarn_factor: 64.0,
     n_ctx_orig: 4096,
     n_ctx: 262_144,
+    beta_fast: 4.0,
     wrong_log_multiplier: 1.0,
 };
 
@@ -80,14 +83,22 @@ impl ModelSpec {
     }
 
     /// Whether positions are this model's, whatever the shape: fine-tunes, distilled and test models have
-    /// them too. Two of the three numbers tell, since no other published model has two of them.
+    /// them too. Two things in common tell, since no other published model has two of them; three, where
+    /// all else is as in a sibling.
     pub fn has_recipe(&self, stated: &StatedYarn) -> bool {
+        self.n_in_common(stated) >= if stated.is_sibling() { 3 } else { 2 }
+    }
+
+    /// How many of the things that tell this model's positions from those of its siblings are so.
+    pub fn n_in_common(&self, stated: &StatedYarn) -> usize {
         let matches = [
             stated.factor == Some(self.yarn_factor),
             stated.n_ctx_orig == Some(self.n_ctx_orig),
             stated.n_ctx == Some(self.n_ctx),
+            stated.betas[0] == self.beta_fast,
+            stated.is_namesake,
         ];
-        matches.into_iter().filter(|&is_equal| is_equal).count() >= 2 && !stated.is_sibling()
+        matches.into_iter().filter(|&is_equal| is_equal).count()
     }
 
     /// Whether a checkpoint states the wrong magnitude of the model's first config for this model's
@@ -129,6 +140,8 @@ pub struct StatedYarn {
     pub log_multiplier: f32,
     /// Scale of the attention temperature; 0 without one.
     pub temperature: f32,
+    /// Whether the model's name is in the file's.
+    pub is_namesake: bool,
 }
 
 impl StatedYarn {
@@ -146,6 +159,7 @@ impl StatedYarn {
             betas: [beta_fast, beta_slow],
             log_multiplier,
             temperature: hparams.attn_temperature.map_or(0.0, |temperature| temperature.scale),
+            is_namesake: false,
         })
     }
 

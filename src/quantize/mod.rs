@@ -10,7 +10,7 @@ mod recipe;
 mod statistics;
 
 pub use imatrix::{Imatrix, ImatrixError};
-pub use plan::{Plan, QuantizeError, about_imatrix, fallbacks, plan, unweighted};
+pub use plan::{Plan, QuantizeError, about_imatrix, facts, fallbacks, plan, unweighted};
 pub use recipe::{
     Candidate, Choice, Importances, Recipe, RecipeError, by_layer, is_float, name_pattern,
 };

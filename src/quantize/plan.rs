@@ -97,7 +97,7 @@ pub fn plan<'a>(
 }
 
 /// What the recipe has to know about the model in `gguf`.
-fn facts(gguf: &Gguf, has_imatrix: bool) -> Result<Facts, QuantizeError> {
+pub fn facts(gguf: &Gguf, has_imatrix: bool) -> Result<Facts, QuantizeError> {
     let metadata = gguf.metadata();
     let arch = metadata.str("general.architecture").map_err(ModelError::from)?.unwrap_or_default();
     let other = Facts { arch: None, n_layer: 0, n_head: 1, n_head_kv: 1, has_imatrix };

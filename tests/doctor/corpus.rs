@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use gust::doctor::{self, Companions, Edit, Finding, Subject};
+use gust::doctor::{self, Companions, Edit, Finding, Severity, Subject};
 use gust::engine::{Engine, EngineOptions, Session};
 use gust::ggml::DType;
-use gust::gguf::{Array, Gguf, Value};
+use gust::gguf::{Array, Gguf, HeaderBuilder, TensorType, Value};
 use gust::model::{self, YarnPolicy};
 
 use super::{edited, edits, examine, heard};
@@ -101,6 +101,11 @@ fn vocabulary(tiny: &Gguf) -> Vec<Mutant> {
         tokens[id] = name;
         strings(tokens)
     };
+    let swapped = |a: usize, b: usize| {
+        let mut tokens = tokens.clone();
+        tokens.swap(a, b);
+        strings(tokens)
+    };
     let foreign = [&merges[..], &["Ġ ĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠĠ"]].concat();
     let reversed: Vec<&str> = merges.iter().copied().rev().collect();
     vec![
@@ -114,6 +119,8 @@ fn vocabulary(tiny: &Gguf) -> Vec<Mutant> {
         gone("token-types", Model, tokenizer("token_type")),
         set("control-tokens", Model, tokenizer("tokens"), renamed(36, "<SPECIAL_36>")),
         set("control-tokens", Model, tokenizer("tokens"), renamed(3, "<SPECIAL_3>")),
+        by_hand(set("control-tokens", Model, tokenizer("tokens"), swapped(34, 35))),
+        by_hand(set("tokens", Model, tokenizer("tokens"), swapped(1065, 1066))),
         set("bos-token", Model, tokenizer("bos_token_id"), U32(11)),
         gone("bos-token", Model, tokenizer("bos_token_id")),
         set("eos-token", Model, tokenizer("eos_token_id"), U32(9000)),
@@ -126,6 +133,8 @@ fn vocabulary(tiny: &Gguf) -> Vec<Mutant> {
         set("merges", Model, tokenizer("merges"), strings(reversed)),
         set("merges", Model, tokenizer("merges"), strings(merges[..100].to_vec())),
         set("vocab-size", Model, arch("vocab_size"), U32(4000)),
+        // What merges would say of these tokens would hide that they are at wrong places.
+        by_hand(set("merges", Model, tokenizer("tokens"), swapped(2000, 3000))),
         by_hand(set("vocabulary", Model, tokenizer("padding_token_id"), U32(5000))),
     ]
 }
@@ -155,6 +164,7 @@ fn model_keys() -> Vec<Mutant> {
         by_hand(set("unsupported", Model, "general.architecture".to_owned(), text("gemma"))),
         by_hand(set("sliding-window", Model, arch("attention.sliding_window"), U32(4096))),
         set("file-type", Model, "general.file_type".to_owned(), U32(15)),
+        set("file-type", Model, "general.file_type".to_owned(), U32(999)),
     ]
 }
 
@@ -266,6 +276,39 @@ fn try_all(mutants: Vec<Mutant>, tiny: &Gguf, is_bare: bool) {
 #[test]
 fn faults_of_positions_are_found_and_repaired() {
     try_all(rope(), &bare(), true);
+}
+
+/// A sibling's numbers beside Medium 3.5's recipe do not make it a sibling.
+#[test]
+fn a_config_of_two_models_is_held_to_medium() {
+    let tiny = bare();
+    let scaling = |key: &str, value| Edit::Set(arch(&format!("rope.scaling.{key}")), value);
+    let betas = || scaling("yarn_beta_fast", F32(32.0));
+    let magnitude = || scaling("yarn_log_multiplier", F32(1.0));
+    let temperature = Edit::Set(arch("attention.temperature_scale"), F32(0.1));
+    let name = Edit::Set("general.name".to_owned(), text("Mistral Medium 3.5 128B"));
+    let cases = [
+        (vec![betas(), magnitude(), temperature.clone()], 3),
+        (vec![magnitude(), scaling("factor", F32(16.0))], 2),
+        (vec![name, betas(), magnitude(), temperature, scaling("factor", F32(32.0))], 4),
+        (vec![Edit::Remove(arch("rope.scaling.yarn_beta_fast")), magnitude()], 2),
+    ];
+    for (faults, n) in cases {
+        let mutant = Gguf::from_bytes("mutant", edited(&tiny, &faults, None)).unwrap();
+        let mut found = heard(doctor::examine(&mutant, &Companions::default()));
+        found.retain(|finding| finding.id != "chat-template-missing");
+        assert_eq!(found.len(), n, "{faults:?}: {found:#?}");
+        let repaired = edited(&mutant, &edits(&found, Model), None);
+        let repaired = Gguf::from_bytes("repaired", repaired).unwrap();
+        let without_name = |gguf| -> Vec<(String, Value)> {
+            let own = keys(gguf).into_iter().filter(|(key, _)| {
+                // No temperature is as good as one of 0.
+                *key != "general.name" && !key.ends_with("temperature_scale")
+            });
+            own.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        };
+        assert_eq!(without_name(&repaired), without_name(&tiny), "{faults:?}");
+    }
 }
 
 #[test]
@@ -426,7 +469,81 @@ fn files_that_cannot_be_opened_are_diagnosed() {
         assert_eq!(ids(&found), [id], "{error}");
         assert!(!found[0].consequence.is_empty() && !found[0].repair.how.is_empty());
     }
-    let trailing = Gguf::from_bytes("mutant", joined(good, 2 << 20)).unwrap();
-    let found = heard(examine(&trailing, &model::builtin_mmproj()));
-    assert_eq!(ids(&found), ["trailing-bytes"]);
+    for n in [32, 2 << 20] {
+        let trailing = Gguf::from_bytes("mutant", joined(good, n)).unwrap();
+        let found = heard(doctor::examine(&trailing, &Companions::default()));
+        assert_eq!(ids(&found), ["trailing-bytes"]);
+    }
+}
+
+/// Where the offset of a tensor stands in the header of a file.
+fn offset_field(gguf: &Gguf, name: &str) -> std::ops::Range<usize> {
+    let tensor = gguf.tensor(name).unwrap();
+    let entry = [&(name.len() as u64).to_le_bytes()[..], name.as_bytes()].concat();
+    let bytes = gguf.parts()[0].bytes();
+    let at = bytes.windows(entry.len()).position(|window| window == entry).unwrap();
+    // The name, the number of dimensions, each of them, the type.
+    let at = at + entry.len() + 4 + 8 * tensor.dims.len() + 4;
+    at..at + 8
+}
+
+#[test]
+fn tensors_stand_where_ggml_looks_for_them() {
+    let tiny = model::builtin();
+    let good = tiny.parts()[0].bytes();
+    let ill = |bytes: Vec<u8>| {
+        let mutant = Gguf::from_bytes("mutant", bytes).unwrap();
+        let found = heard(doctor::examine(&mutant, &Companions::default()));
+        assert!(found.iter().all(|finding| !finding.is_fixable()), "{found:#?}");
+        ids(&found)
+    };
+    let [up, gate] =
+        ["blk.0.ffn_up.weight", "blk.0.ffn_gate.weight"].map(|n| offset_field(&tiny, n));
+    let mut swapped = good.to_vec();
+    swapped[up.clone()].copy_from_slice(&good[gate.clone()]);
+    swapped[gate].copy_from_slice(&good[up.clone()]);
+    assert_eq!(ill(swapped), ["tensor-order"]);
+
+    // A type that is shorter than the room for its numbers: Q4_0.
+    let mut short = good.to_vec();
+    short[up.start - 4..up.start].copy_from_slice(&2u32.to_le_bytes());
+    assert_eq!(ill(short), ["tensor-gap"]);
+
+    let last = tiny.tensors().iter().max_by_key(|tensor| tensor.offset).unwrap();
+    let field = offset_field(&tiny, &last.name);
+    let offset = u64::from_le_bytes(good[field.clone()].try_into().unwrap());
+    let mut late = [good, &[0; 64]].concat();
+    late[field].copy_from_slice(&(offset + 64).to_le_bytes());
+    assert_eq!(ill(late), ["tensor-gap"]);
+}
+
+#[test]
+fn a_missing_output_matrix_is_not_taken_for_a_tied_one() {
+    let tiny = model::builtin();
+    let mut output = doctor::repaired(&tiny, &[], None, "out".into()).unwrap();
+    output.tensors.retain(|tensor| tensor.name != "output.weight");
+    let mutant = Gguf::from_bytes("mutant", super::bytes_of(&output)).unwrap();
+    let found = heard(doctor::examine(&mutant, &Companions::default()));
+    assert_eq!(ids(&found), ["tensor-missing"]);
+}
+
+#[test]
+fn files_that_go_with_a_model_are_told_apart() {
+    let file = |key: &str, value: &str| {
+        let mut header = HeaderBuilder::new();
+        header.set(key, &text(value));
+        header.tensor("fc.weight", TensorType::F32, &[32, 2]);
+        let layout = header.finish();
+        let mut bytes = layout.header;
+        bytes.resize(layout.n_bytes as usize, 1);
+        Gguf::from_bytes("file", bytes).unwrap()
+    };
+    for (key, value, id) in [
+        ("general.architecture", "eagle", "eagle-file"),
+        ("general.type", "imatrix", "imatrix-file"),
+    ] {
+        let found = doctor::examine(&file(key, value), &Companions::default());
+        assert_eq!(ids(&found), [id]);
+        assert_eq!(found[0].severity, Severity::Note);
+    }
 }

@@ -157,3 +157,55 @@ fn a_file_with_its_tower_inside_is_examined_as_one() {
     assert_eq!(ids(&report), ["image-std", "img-break-missing"]);
     assert_eq!(json(&[str(&repaired)]).0["verdict"], "healthy");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_link_stays_one_and_its_target_keeps_its_mode() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let (dir, file, _) = ill_pair();
+    let link = dir.path().join("links").join("m.gguf");
+    fs::create_dir(link.parent().unwrap()).unwrap();
+    symlink(&file, &link).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let (report, ok) = json(&[str(&link), "--fix", "--in-place"]);
+    assert!(ok, "{report:#}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(json(&[str(&file)]).0["findings"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn what_was_found_is_told_also_where_nothing_can_be_written() {
+    let (dir, file, _) = ill_pair();
+    let (report, ok) = json(&[str(&file), "--fix", "-o", "no/such/folder"]);
+    assert_eq!((ids(&report).len(), ok, &report["repaired"]), (2, false, &Json::Null));
+    assert!(!report["repair_error"].as_str().unwrap().is_empty());
+    fs::write(dir.path().join("m.gguf.repaired"), "left").unwrap();
+    let output = gust(&["doctor", str(&file), "--fix", "--in-place"]);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("2 errors"));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("left by an earlier repair"), "{text}");
+}
+
+#[test]
+fn a_tower_that_does_not_fit_is_an_error_where_it_is_said_to() {
+    let (dir, _, _) = ill_pair();
+    let golden = crate::model::golden_file("gqa4-temperature-head-64.gguf");
+    let (model, tower) = (dir.path().join("wide-Q8_0.gguf"), dir.path().join("mmproj-F16.gguf"));
+    fs::copy(golden, &model).unwrap();
+    fs::write(&tower, edited(&model::builtin_mmproj(), &[], None)).unwrap();
+    let severity = |args: &[&str]| {
+        let (report, ok) = json(args);
+        assert!(!ok);
+        let findings = report["findings"].as_array().unwrap();
+        let found = findings.iter().find(|finding| finding["id"] == "mmproj-mismatch");
+        found.unwrap_or_else(|| panic!("{report:#}"))["severity"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(severity(&[str(&model)]), "warning");
+    assert_eq!(severity(&[str(&model), "--mmproj", str(&tower)]), "error");
+    assert_eq!(severity(&[str(&tower), "--model", str(&model)]), "error");
+    let called = dir.path().join("mmproj-wide-F16.gguf");
+    fs::rename(&tower, called).unwrap();
+    assert_eq!(severity(&[str(&model)]), "error");
+}

@@ -21,6 +21,8 @@ pub(super) struct Report<'a> {
     pub(super) repaired: Option<&'a [Finding]>,
     /// The repaired files.
     pub(super) files: &'a [PathBuf],
+    /// Why nothing could be repaired.
+    pub(super) repair_error: Option<&'a anyhow::Error>,
 }
 
 /// Areas and what they are called.
@@ -70,6 +72,7 @@ impl Report<'_> {
             "n_fixable": n_fixable(self.findings),
             "deep": self.areas.contains(&Area::Weights),
             "findings": list(self.findings),
+            "repair_error": self.repair_error.map(|error| format!("{error:#}")),
             "repaired": self.repaired.map(|findings| json!({
                 "files": self.files.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
                 "verdict": verdict(findings),
@@ -168,7 +171,7 @@ fn lines(finding: &Finding, printer: &Printer) -> String {
 }
 
 /// The last line.
-fn sentence(findings: &[Finding]) -> String {
+pub(super) fn sentence(findings: &[Finding]) -> String {
     let n = |n: usize, what: &str| match n {
         1 => format!("1 {what}"),
         n => format!("{n} {what}s"),
