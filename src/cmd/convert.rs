@@ -18,9 +18,6 @@ use crate::model::{Mix, YarnPolicy};
 use crate::quantize;
 use crate::term::{Printer, units};
 
-/// Names that one warning lists.
-const MAX_LISTED: usize = 5;
-
 /// Flags of `gust convert`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -216,14 +213,8 @@ fn warn(plan: &Plan<'_>, args: &Args, printer: &Printer) {
             printer.warn(line);
         }
     }
-    if let Some(path) = args.recipe.imatrix.as_deref()
-        && !plan.missing.is_empty()
-    {
-        let n = plan.missing.len();
-        let first = plan.missing.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
-        let more = if n > MAX_LISTED { ", …" } else { "" };
-        printer.warn(format!("{}: no entry for {n} tensors: {first}{more}", path.display()));
-    }
+    let tensors: Vec<_> = plan.files.iter().flat_map(|file| &file.tensors).cloned().collect();
+    args.recipe.warn(&plan.missing, &tensors, printer);
 }
 
 #[cfg(test)]

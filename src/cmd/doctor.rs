@@ -15,7 +15,7 @@ use super::mmproj;
 use super::write::{self, WriteArgs};
 use crate::chat::MAX_TEMPLATE_BYTES;
 use crate::doctor::{self, Area, Companions, Edit, Finding, Severity, Subject};
-use crate::export::InputFile;
+use crate::export::{self, InputFile};
 use crate::gguf::Gguf;
 use crate::model::{self, Projector};
 use crate::term::Printer;
@@ -329,10 +329,7 @@ fn target(path: &Path) -> Result<PathBuf> {
 /// Puts the file at `new` in the place of `old`, whose mode it takes over.
 fn replace(new: &Path, old: &Path) -> Result<()> {
     let taken = fs::metadata(old).and_then(|old| fs::set_permissions(new, old.permissions()));
-    let renamed = taken.and_then(|()| fs::rename(new, old)).and_then(|()| match old.parent() {
-        Some(folder) if folder != Path::new("") => File::open(folder)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    });
+    let renamed = taken.and_then(|()| fs::rename(new, old)).and_then(|()| export::sync_folder(old));
     renamed
         .with_context(|| format!("cannot put {} in the place of {}", new.display(), old.display()))
 }

@@ -14,7 +14,7 @@ use crate::export::InputFile;
 use crate::gguf::Gguf;
 use crate::model::Mix;
 use crate::quantize;
-use crate::term::{Printer, units};
+use crate::term::Printer;
 
 /// Flags of `gust quantize`.
 #[derive(Debug, clap::Args)]
@@ -49,21 +49,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     for line in quantize::fallbacks(plan.file.tensors.iter().zip(&plan.choices)) {
         printer.warn(line);
     }
-    if let Some(imatrix) = &imatrix
-        && !plan.missing.is_empty()
-    {
-        let tensors = units::count(plan.missing.len() as u64, "tensor");
-        let names = plan_table::first_of(&plan.missing);
-        printer.warn(format!("{}: no entry for {tensors}: {names}", imatrix.file));
-    }
-    let unweighted = quantize::unweighted(&plan.file.tensors);
-    if !unweighted.is_empty() {
-        let tensors = units::count(unweighted.len() as u64, "tensor");
-        let names = plan_table::first_of(&unweighted);
-        printer.warn(format!(
-            "the importance matrix is 0 in all columns of {tensors}, which may become useless: {names}"
-        ));
-    }
+    args.recipe.warn(&plan.missing, &plan.file.tensors, printer);
     if args.recipe.dry_run {
         return plan_table::print(&[plan.file], printer);
     }

@@ -8,9 +8,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use regex::Regex;
 
+use super::plan_table::first_of;
+use crate::export::PlannedTensor;
 use crate::gguf::TensorType;
 use crate::model::{MIXES, Mix};
-use crate::quantize::{Imatrix, Recipe, name_pattern};
+use crate::quantize::{self, Imatrix, Recipe, name_pattern};
+use crate::term::{Printer, units};
 
 /// Flags about the types of tensors.
 #[derive(Debug, Clone, clap::Args)]
@@ -51,6 +54,23 @@ impl RecipeArgs {
     /// The importance matrix, if one is given.
     pub fn imatrix(&self) -> Result<Option<Imatrix>> {
         Ok(self.imatrix.as_deref().map(Imatrix::open).transpose()?)
+    }
+
+    /// Tells which tensors an importance matrix says nothing about: it has no entry, or only zeros.
+    pub fn warn(&self, missing: &[String], tensors: &[PlannedTensor<'_>], printer: &Printer) {
+        let Some(path) = &self.imatrix else { return };
+        let about = |names: &[String]| {
+            let tensors = units::count(names.len() as u64, "tensor");
+            format!("{tensors}: {}", first_of(names))
+        };
+        if !missing.is_empty() {
+            printer.warn(format!("{}: no entry for {}", path.display(), about(missing)));
+        }
+        let zero = quantize::unweighted(tensors);
+        if !zero.is_empty() {
+            let what = "only zeros, which may make them useless, for";
+            printer.warn(format!("{}: {what} {}", path.display(), about(&zero)));
+        }
     }
 
     /// Everything that changes bytes, in words: what an interrupted run is compared with.
