@@ -305,6 +305,10 @@ fn types_of_single_tensors_reach_the_tower() {
     let both = open(&dir.path().join("out.gguf"));
     assert_eq!(ty(&both, "v.blk.0.ffn_up.weight"), TensorType::F32);
     assert_eq!(ty(&both, "blk.0.ffn_up.weight"), TensorType::F16);
+    converted(dir.path(), &["--type", "F16", "--tensor-type", "ffn_up=F32", "--single-file"]);
+    let both = open(&dir.path().join("out.gguf"));
+    assert_eq!(ty(&both, "v.blk.0.ffn_up.weight"), TensorType::F16, "the language model is meant");
+    assert_eq!(ty(&both, "blk.0.ffn_up.weight"), TensorType::F32);
     fs::remove_file(dir.path().join("out.gguf")).unwrap();
     fs::remove_file(beside).unwrap();
     refused(dir.path(), &["--type", "F16", "--tensor-type", r"no\.such=F32"], &[r"'no\.such'"]);

@@ -100,8 +100,9 @@ pub fn plan<'a>(
     Ok(plan)
 }
 
-/// The recipes of the language model and of the vision tower: each has the overrides that name tensors of
-/// it, so that one that names none anywhere is refused with the language model's.
+/// The recipes of the language model and of the vision tower. An override that names tensors of the language
+/// model is meant for it, although the tower's `v.blk.0.attn_v` matches `attn_v` too; the tower has those
+/// that name its tensors only. One that names none anywhere is refused with the language model's.
 fn apart(
     recipe: &Recipe,
     vision_mix: &'static Mix,
@@ -113,13 +114,9 @@ fn apart(
     };
     let (mut ours, mut towers) = (Vec::new(), Vec::new());
     for (regex, ty) in &recipe.overrides {
-        let is_towers = names(vision, regex);
-        if is_towers {
-            towers.push((regex.clone(), *ty));
-        }
-        if !is_towers || names(text, regex) {
-            ours.push((regex.clone(), *ty));
-        }
+        let is_towers = names(vision, regex) && !names(text, regex);
+        let overrides = if is_towers { &mut towers } else { &mut ours };
+        overrides.push((regex.clone(), *ty));
     }
     let recipe = Recipe { overrides: ours, ..recipe.clone() };
     (recipe, Recipe { overrides: towers, ..Recipe::of(vision_mix) })
