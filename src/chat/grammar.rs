@@ -27,11 +27,36 @@ pub fn constraint(
     tokenizer: &Tokenizer,
     reasoning_budget: Option<u32>,
 ) -> Result<Option<Constraint>, ConstraintError> {
+    let limits = ReplyLimits { reasoning_budget, single_call: false };
+    let rules = reply_rules(request, format, tokenizer, limits)?;
+    rules.map(|rules| Constraint::new(grammars, rules)).transpose()
+}
+
+/// What a request says about its reply beside the conversation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplyLimits {
+    /// Tokens after which reasoning is closed.
+    pub reasoning_budget: Option<u32>,
+    /// At most one call.
+    pub single_call: bool,
+}
+
+/// The rules alone, with every schema checked and none compiled; `None` where everything is allowed.
+pub fn reply_rules(
+    request: &ChatRequest,
+    format: &ChatFormat,
+    tokenizer: &Tokenizer,
+    limits: ReplyLimits,
+) -> Result<Option<ReplyRules>, ConstraintError> {
+    let reasoning_budget = limits.reasoning_budget;
     check_tools(&request.tools)?;
     let mut notes = Vec::new();
     let version = format.version(tokenizer);
     let style = style(version, tokenizer);
-    let calls = calls(request, style, grammars, &mut notes)?;
+    let mut calls = calls(request, style, &mut notes)?;
+    if let Some(calls) = &mut calls {
+        calls.is_single |= limits.single_call;
+    }
     let is_free = calls.is_none() && request.tools.is_empty()
         || calls.as_ref().is_some_and(|calls| calls.style == CallStyle::Free);
     let may_reason = request.reasoning_effort == ReasoningEffort::High
@@ -43,18 +68,17 @@ pub fn constraint(
         return Ok(None);
     }
     // A format that cannot be kept is an error even where there will be no text.
-    let format = format
-        .map(|language| grammars.compile(&language))
-        .transpose()
-        .map_err(|error| error.at(format_field(&request.response_format)))?;
+    let field = format_field(&request.response_format);
+    if let Some(language) = &format {
+        constraint::check(language).map_err(|error| error.at(field))?;
+    }
     let must_call = calls.as_ref().is_some_and(|calls| calls.is_required);
     let text = match format {
         _ if must_call => TextRules::Forbidden,
-        Some(grammar) => TextRules::Held(grammar),
+        Some(language) => TextRules::Held(language, field.to_owned()),
         None => TextRules::Free,
     };
-    let rules = ReplyRules { may_reason, reasoning_budget, text, calls, begun, notes };
-    Constraint::new(grammars, rules).map(Some).map_err(|error| error.at("messages"))
+    Ok(Some(ReplyRules { may_reason, reasoning_budget, text, calls, begun, notes }))
 }
 
 fn language(format: &ResponseFormat) -> Option<Language> {
@@ -112,10 +136,9 @@ fn style(version: Version, tokenizer: &Tokenizer) -> Option<CallStyle> {
 fn calls(
     request: &ChatRequest,
     style: Option<CallStyle>,
-    grammars: &Grammars,
     notes: &mut Vec<String>,
 ) -> Result<Option<CallRules>, ConstraintError> {
-    let tools = tools(&request.tools, grammars, notes)?;
+    let tools = tools(&request.tools, notes)?;
     let has_tools = !tools.is_empty();
     let fault = |problem: String| Err(ConstraintError::field("tool_choice", problem));
     let must_call = matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
@@ -148,32 +171,31 @@ fn calls(
     })
 }
 
-/// The tools, their schemas checked. Those of strict tools are compiled too, so that what cannot be kept
-/// is an error now and not in the middle of a reply.
-fn tools(
-    tools: &[Tool],
-    grammars: &Grammars,
-    notes: &mut Vec<String>,
-) -> Result<Vec<ToolRules>, ConstraintError> {
+/// The tools, their schemas checked.
+fn tools(tools: &[Tool], notes: &mut Vec<String>) -> Result<Vec<ToolRules>, ConstraintError> {
     let field = |i: usize| format!("tools[{i}].function.parameters");
     let mut rules = Vec::with_capacity(tools.len());
     for (i, tool) in tools.iter().enumerate() {
         check_parameters(&tool.parameters).map_err(|error| error.at(field(i)))?;
         let mut arguments = Language::Arguments(tool.parameters.clone());
-        if !tool.strict
-            && let Err(error) = constraint::check(&arguments)
-        {
-            notes
-                .push(format!("{}; its arguments are held to any JSON object", error.at(field(i))));
-            arguments = Language::JsonObject;
+        match constraint::check(&arguments) {
+            Ok(()) => {}
+            Err(error) if tool.strict => return Err(error.at(field(i))),
+            Err(error) => {
+                notes.push(format!(
+                    "{}; its arguments are held to any JSON object",
+                    error.at(field(i))
+                ));
+                arguments = Language::JsonObject;
+            }
         }
-        rules.push(ToolRules { name: tool.name.clone(), arguments, falls_back: !tool.strict });
+        rules.push(ToolRules {
+            name: tool.name.clone(),
+            arguments,
+            falls_back: !tool.strict,
+            field: field(i),
+        });
     }
-    let strict: Vec<usize> = (0..tools.len()).filter(|&i| tools[i].strict).collect();
-    let languages: Vec<_> = strict.iter().map(|&i| rules[i].arguments.clone()).collect();
-    grammars.compile_all(&languages).map_err(|(place, error)| {
-        error.at(strict.get(place).map_or_else(String::new, |&i| field(i)))
-    })?;
     Ok(rules)
 }
 

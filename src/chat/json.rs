@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use self::node::{Fields, Node};
 use super::{Change, ChatRequest, Message};
 use crate::vision::{Image, ImageError};
 
+pub use self::node::{Fields, Node};
 pub use self::options::RequestOptions;
 pub use self::write::request_to_json;
 

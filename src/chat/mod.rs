@@ -33,10 +33,10 @@ pub use collect::ReplyCollector;
 pub use draft7::validate_schemas;
 pub use error::EncodeError;
 pub use format::ChatFormat;
-pub use grammar::constraint;
+pub use grammar::{ReplyLimits, constraint, reply_rules};
 pub use json::{
-    ImageSource, Reading, RequestError, RequestOptions, read_request, request_from_json,
-    request_to_json, tools_from_json,
+    Fields, ImageSource, Node, Reading, RequestError, RequestOptions, read_request,
+    request_from_json, request_to_json, tools_from_json,
 };
 pub use normalise::normalise;
 pub use probe::{Difference, Probe, TemplateReport};

@@ -37,7 +37,7 @@ const MAX_KEPT_BYTES: usize = 1 << 19;
 const MAX_KEPT_SOURCE: usize = 1 << 16;
 
 /// A set of texts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Language {
     /// Any JSON object.
     JsonObject,

@@ -7,7 +7,7 @@
 use super::budget::Thought;
 use super::matcher::Matcher;
 use super::rules::{Begun, CallRules, CallStyle, ReplyRules, TextRules};
-use super::{Allowed, ConstraintError, Grammars, Language, Mask};
+use super::{Allowed, ConstraintError, Grammar, Grammars, Language, Mask};
 use crate::tokenizer::{TokenId, Tokenizer};
 
 /// Letters and digits of a call's id.
@@ -21,6 +21,8 @@ const FORMAT: &str = "the response format";
 pub struct Constraint {
     grammars: Grammars,
     rules: ReplyRules,
+    /// What the text is held to.
+    text: Option<Grammar>,
     control: Control,
     phase: Phase,
     /// Token ids of the tools' names, in the tools' order.
@@ -105,15 +107,34 @@ impl Control {
     }
 }
 
+/// Compiles the language of the text and the arguments of strict tools; gives the former.
+fn compile(grammars: &Grammars, rules: &ReplyRules) -> Result<Option<Grammar>, ConstraintError> {
+    let tools = rules.calls.iter().flat_map(|calls| &calls.tools);
+    let strict = tools.filter(|tool| !tool.falls_back).map(|tool| (&tool.arguments, &tool.field));
+    let text = match &rules.text {
+        TextRules::Held(language, field) => Some((language, field)),
+        TextRules::Free | TextRules::Forbidden => None,
+    };
+    let (languages, fields): (Vec<_>, Vec<_>) =
+        text.into_iter().chain(strict).map(|(language, field)| (language.clone(), field)).unzip();
+    let compiled = grammars
+        .compile_all(&languages)
+        .map_err(|(place, error)| error.at(fields.get(place).map_or("", |field| field.as_str())))?;
+    Ok(compiled.into_iter().next().filter(|_| text.is_some()))
+}
+
 impl Constraint {
-    /// A reply at its beginning, or where the prompt has left it.
+    /// A reply at its beginning, or where the prompt has left it. What it must be held to is compiled here,
+    /// so that what cannot be kept is an error now and not in the middle of a reply.
     pub fn new(grammars: &Grammars, rules: ReplyRules) -> Result<Self, ConstraintError> {
         let tokenizer = grammars.tokenizer();
         let control = Control::new(tokenizer, &rules)?;
+        let text = compile(grammars, &rules)?;
         let tools = rules.calls.iter().flat_map(|calls| &calls.tools);
         let names = tools.map(|tool| tokenizer.encode(&tool.name)).collect();
         let mut constraint = Self {
             grammars: grammars.clone(),
+            text,
             control,
             phase: Phase::Ended,
             names,
@@ -126,7 +147,9 @@ impl Constraint {
             Begun::Nothing => constraint.text(constraint.rules.may_reason),
             Begun::Reasoning => constraint.reasoning(),
             Begun::Reasoned => constraint.text(false),
-            Begun::Text(text) => constraint.text_after(text)?,
+            Begun::Text(text) => {
+                constraint.text_after(text).map_err(|error| error.at("messages"))?
+            }
             Begun::Calls if constraint.is_free() => Phase::Calls,
             Begun::Calls => Phase::Called,
         };
@@ -154,8 +177,8 @@ impl Constraint {
 
     fn text(&self, may_reason: bool) -> Phase {
         let may_reason = may_reason && self.rules.reasoning_budget != Some(0);
-        let matcher = match &self.rules.text {
-            TextRules::Held(grammar) => Some(Box::new(grammar.start())),
+        let matcher = match self.rules.text {
+            TextRules::Held(..) => self.text.as_ref().map(|grammar| Box::new(grammar.start())),
             TextRules::Free | TextRules::Forbidden => None,
         };
         Phase::Text { matcher, may_reason }

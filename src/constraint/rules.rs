@@ -1,9 +1,9 @@
 //! What one reply may consist of.
 
-use super::{Grammar, Language};
+use super::Language;
 
 /// The shape of a reply: `([THINK]…[/THINK])? text? calls* </s>`; how calls are written says [`CallStyle`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct ReplyRules {
     /// Whether reasoning may be opened.
     pub may_reason: bool,
@@ -20,18 +20,18 @@ pub struct ReplyRules {
 }
 
 /// What the text must be like.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub enum TextRules {
     /// Anything, before calls too.
     Free,
     /// There is none.
     Forbidden,
-    /// A text of this grammar, and then no calls.
-    Held(Grammar),
+    /// A text of this language, and then no calls; with the field that asks for it, for errors.
+    Held(Language, String),
 }
 
 /// How calls are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum CallStyle {
     /// `[TOOL_CALLS]name[ARGS]{…}`
     Plain,
@@ -42,7 +42,7 @@ pub enum CallStyle {
 }
 
 /// Which functions may be called.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct CallRules {
     /// How calls are written.
     pub style: CallStyle,
@@ -55,18 +55,20 @@ pub struct CallRules {
 }
 
 /// A function.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct ToolRules {
     /// Its name.
     pub name: String,
-    /// Its arguments; compiled when it is called.
+    /// Its arguments. They are compiled when it is called, or at once where nothing else will do.
     pub arguments: Language,
     /// Whether any JSON object will do where these arguments cannot be compiled.
     pub falls_back: bool,
+    /// The field that describes the arguments, for errors.
+    pub field: String,
 }
 
 /// A reply's beginning that is part of the prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Begun {
     /// Nothing.
     Nothing,

@@ -41,7 +41,7 @@ impl ImageSpan {
 }
 
 /// Which picture lies where in a timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ImageMark {
     /// Index of its first token.
     pub start: usize,

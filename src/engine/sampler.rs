@@ -23,7 +23,7 @@ use crate::constraint::{Allowed, Constraint, ConstraintError};
 use crate::tokenizer::TokenId;
 
 /// How the next token is chosen.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SamplingParams {
     /// Divides the logits; 0 takes the highest.
     pub temperature: f32,

@@ -20,7 +20,7 @@ pub use error::{ImageError, PatchError};
 pub use preprocess::{ImagePatches, MAX_SIDE_PATCHES};
 
 /// The side of a patch and what follows from it: how a model cuts pictures.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PatchConfig {
     /// Longest side in pixels; larger pictures are shrunk to it.
     pub image_size: u32,
@@ -48,7 +48,7 @@ impl Default for PatchConfig {
 }
 
 /// The tokens of one picture: `rows` of `cols`, and one more at the end of each row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Grid {
     /// Tokens in a row, without the one that ends it.
     pub cols: u32,
@@ -64,7 +64,7 @@ impl Grid {
 }
 
 /// Names a picture by its pixels: equal pixels have equal hashes, whatever file they came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ImageHash(pub [u8; 32]);
 
 /// A decoded picture, upright, on white where it was transparent.

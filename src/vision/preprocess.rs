@@ -14,7 +14,7 @@ const MAX_IMAGE_SIZE: u32 = 4096;
 pub const MAX_SIDE_PATCHES: u32 = 256;
 
 /// A picture as a tower takes it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ImagePatches {
     /// The tokens that it becomes.
     pub grid: Grid,

@@ -18,44 +18,44 @@ const MAX_ITEMS: usize = 1 << 14;
 
 /// A value and its place.
 #[derive(Clone)]
-pub(super) struct Node<'a> {
+pub struct Node<'a> {
     pub(super) place: String,
     json: &'a str,
 }
 
 /// An object's members. `null` counts as absent, as in all the protocols.
-pub(super) struct Fields<'a> {
+pub struct Fields<'a> {
     pub(super) place: String,
     members: HashMap<String, &'a RawValue>,
 }
 
 impl<'a> Node<'a> {
     /// The whole text, checked to be JSON of bounded depth.
-    pub(super) fn root(json: &'a str) -> Result<Self, RequestError> {
+    pub fn root(json: &'a str) -> Result<Self, RequestError> {
         check_depth(json)?;
         let raw: &RawValue = serde_json::from_str(json)?;
         Ok(Node { place: String::new(), json: raw.get() })
     }
 
     /// The value's own text.
-    pub(super) fn raw(&self) -> &'a str {
+    pub fn raw(&self) -> &'a str {
         self.json
     }
 
-    pub(super) fn is_string(&self) -> bool {
+    pub fn is_string(&self) -> bool {
         self.json.starts_with('"')
     }
 
-    pub(super) fn is_object(&self) -> bool {
+    pub fn is_object(&self) -> bool {
         self.json.starts_with('{')
     }
 
-    pub(super) fn is_list(&self) -> bool {
+    pub fn is_list(&self) -> bool {
         self.json.starts_with('[')
     }
 
     /// An error about this value.
-    pub(super) fn error(&self, problem: impl Into<String>) -> RequestError {
+    pub fn error(&self, problem: impl Into<String>) -> RequestError {
         RequestError::field(self.place.clone(), problem)
     }
 
@@ -63,14 +63,14 @@ impl<'a> Node<'a> {
         self.error(format!("expected {expected}, found {}", kind(self.json)))
     }
 
-    pub(super) fn fields(&self) -> Result<Fields<'a>, RequestError> {
+    pub fn fields(&self) -> Result<Fields<'a>, RequestError> {
         if !self.is_object() {
             return Err(self.expected("an object"));
         }
         Ok(Fields { place: self.place.clone(), members: serde_json::from_str(self.json)? })
     }
 
-    pub(super) fn items(&self) -> Result<Vec<Node<'a>>, RequestError> {
+    pub fn items(&self) -> Result<Vec<Node<'a>>, RequestError> {
         if !self.is_list() {
             return Err(self.expected("a list"));
         }
@@ -86,14 +86,14 @@ impl<'a> Node<'a> {
     }
 
     /// A string; half of a surrogate pair becomes U+FFFD, as the tokenizer would make it.
-    pub(super) fn text(&self) -> Result<String, RequestError> {
+    pub fn text(&self) -> Result<String, RequestError> {
         if !self.is_string() {
             return Err(self.expected("a string"));
         }
         python_json::read_string(self.json).ok_or_else(|| self.expected("a string"))
     }
 
-    pub(super) fn flag(&self) -> Result<bool, RequestError> {
+    pub fn flag(&self) -> Result<bool, RequestError> {
         match self.json {
             "true" => Ok(true),
             "false" => Ok(false),
@@ -102,7 +102,7 @@ impl<'a> Node<'a> {
     }
 
     /// A count; a whole number may be spelt as a float.
-    pub(super) fn count(&self) -> Result<u32, RequestError> {
+    pub fn count(&self) -> Result<u32, RequestError> {
         match self.json.parse::<f64>() {
             Ok(x) if x >= 0.0 && x <= f64::from(u32::MAX) && x.fract() == 0.0 => Ok(x as u32),
             _ => Err(self.error(format!("expected a count, found {}", shown(self.json)))),
@@ -111,29 +111,29 @@ impl<'a> Node<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
+    pub fn get(&self, name: &str) -> Option<Node<'a>> {
         let json = self.members.get(name)?.get();
         (json != "null").then(|| Node { place: self.place_of(name), json })
     }
 
     /// The first of several names for the same thing.
-    pub(super) fn any(&self, names: &[&str]) -> Option<Node<'a>> {
+    pub fn any(&self, names: &[&str]) -> Option<Node<'a>> {
         names.iter().find_map(|name| self.get(name))
     }
 
-    pub(super) fn need(&self, name: &str) -> Result<Node<'a>, RequestError> {
+    pub fn need(&self, name: &str) -> Result<Node<'a>, RequestError> {
         self.get(name).ok_or_else(|| RequestError::field(self.place_of(name), "is missing"))
     }
 
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, RequestError> {
+    pub fn text(&self, name: &str) -> Result<Option<String>, RequestError> {
         self.get(name).map(|node| node.text()).transpose()
     }
 
-    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, RequestError> {
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, RequestError> {
         self.get(name).map(|node| node.flag()).transpose()
     }
 
-    pub(super) fn place_of(&self, name: &str) -> String {
+    pub fn place_of(&self, name: &str) -> String {
         match self.place.is_empty() {
             true => name.to_owned(),
             false => format!("{}.{name}", self.place),
@@ -141,7 +141,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The text of the field `type`, empty without one.
-    pub(super) fn kind(&self) -> Result<String, RequestError> {
+    pub fn kind(&self) -> Result<String, RequestError> {
         Ok(self.text("type")?.unwrap_or_default())
     }
 }

@@ -28,19 +28,18 @@ fuzz_target!(|bytes: &[u8]| {
         _ => Language::JsonSchema(text.to_owned()),
     };
     grammars().forget();
-    let grammar = match grammars().compile(&language) {
-        Ok(grammar) => grammar,
-        Err(error) => return assert!(!error.to_string().contains('\n')),
-    };
     let rules = ReplyRules {
         may_reason: false,
         reasoning_budget: None,
-        text: TextRules::Held(grammar),
+        text: TextRules::Held(language, "schema".to_owned()),
         calls: None,
         begun: Begun::Nothing,
         notes: Vec::new(),
     };
-    let mut constraint = Constraint::new(grammars(), rules).expect("nothing is continued");
+    let mut constraint = match Constraint::new(grammars(), rules) {
+        Ok(constraint) => constraint,
+        Err(error) => return assert!(!error.to_string().contains('\n')),
+    };
     let mut draw = bytes.iter().fold(7usize, |draw, byte| draw.wrapping_mul(31) + *byte as usize);
     for _ in 0..N_STEPS {
         draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
