@@ -43,3 +43,19 @@ pub(crate) struct ApiError {
     /// The field at fault, as `messages[2].content`.
     pub(crate) param: Option<String>,
 }
+
+impl ApiError {
+    /// An error of this kind about no field.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        ApiError { kind, message: message.into(), param: None }
+    }
+
+    /// A field whose value has no meaning here. The message names the field itself.
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        ApiError {
+            kind: ErrorKind::InvalidRequest,
+            message: message.into(),
+            param: Some(param.into()),
+        }
+    }
+}
