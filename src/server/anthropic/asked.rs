@@ -58,7 +58,8 @@ pub(super) fn refuse_provided(fields: &Fields<'_>) -> Result<(), ApiError> {
         // What is no tool at all is the conversation reader's to refuse.
         let Some(tool) = tool.is_object().then(|| tool.fields()).transpose()? else { continue };
         let kind = tool.kind()?;
-        let is_described = tool.get("input_schema").is_some() || object(&tool, "function")?.is_some();
+        let is_described =
+            tool.get("input_schema").is_some() || object(&tool, "function")?.is_some();
         if !is_described && !matches!(kind.as_str(), "" | "custom" | "function") {
             let name = tool.text("name")?.unwrap_or_else(|| kind.clone());
             let problem = format!(

@@ -41,8 +41,11 @@ impl MessageStream {
         let mut out = String::new();
         match item {
             ReplyItem::Started(start) => {
-                let usage =
-                    Usage { n_prompt: start.n_prompt, n_cached: start.n_reused, ..Usage::default() };
+                let usage = Usage {
+                    n_prompt: start.n_prompt,
+                    n_cached: start.n_reused,
+                    ..Usage::default()
+                };
                 self.start(&usage, &mut out);
             }
             ReplyItem::Event { event, .. } => self.event(event, &mut out),
