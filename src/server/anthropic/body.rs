@@ -2,7 +2,7 @@
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::wire::{Block, Message, SIGNATURE, Stop, WireUsage};
+use super::wire::{Block, Head, SIGNATURE, Stop};
 use crate::chat::{FinishReason, ReplyEvent};
 use crate::server::http::ApiError;
 use crate::server::request::{ReplyItem, Usage};
@@ -10,9 +10,7 @@ use crate::server::request::{ReplyItem, Usage};
 /// Gathers a reply.
 #[derive(Debug)]
 pub(super) struct MessageBody {
-    id: String,
-    model: String,
-    hides_thinking: bool,
+    head: Head,
     content: Vec<Block>,
     /// The call whose arguments are being written.
     call: Option<Call>,
@@ -27,9 +25,9 @@ struct Call {
 }
 
 impl MessageBody {
-    /// See `MessageStream::new`.
-    pub(super) fn new(id: String, model: String, hides_thinking: bool) -> Self {
-        MessageBody { id, model, hides_thinking, content: Vec::new(), call: None, end: None }
+    /// An answer without a piece yet.
+    pub(super) fn new(head: Head) -> Self {
+        MessageBody { head, content: Vec::new(), call: None, end: None }
     }
 
     /// Takes a piece; gives the answer's JSON after the last one.
@@ -47,7 +45,7 @@ impl MessageBody {
 
     fn event(&mut self, event: ReplyEvent) {
         match event {
-            ReplyEvent::Reasoning(_) if self.hides_thinking => {}
+            ReplyEvent::Reasoning(_) if self.head.hides_thinking => {}
             ReplyEvent::Reasoning(more) => {
                 self.end_call();
                 match self.content.last_mut() {
@@ -108,14 +106,8 @@ impl MessageBody {
             FinishReason::ToolCalls if !has_calls => FinishReason::Stop,
             reason => reason,
         };
-        let message = Message {
-            id: &self.id,
-            role: "assistant",
-            model: &self.model,
-            content: &self.content,
-            stop: Stop::new(reason, stopped_by.as_deref()),
-            usage: WireUsage::new(usage),
-        };
+        let stop = Stop::new(reason, stopped_by.as_deref());
+        let message = self.head.message(&self.content, stop, usage);
         to_raw_value(&message).expect("our messages have string keys only")
     }
 }

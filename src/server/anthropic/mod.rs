@@ -18,6 +18,7 @@ use serde_json::json;
 use self::asked::{asked, refuse_provided};
 use self::body::MessageBody;
 use self::stream::MessageStream;
+use self::wire::Head;
 use super::SharedApp;
 use super::http::{self, ApiError, ErrorKind};
 use super::request::{self, Document, Generation, Source, random_id};
@@ -37,15 +38,18 @@ async fn answer(app: &SharedApp, request: Request) -> Result<Response, ApiError>
     let mut asked = asked(&document.fields()?, app)?;
     let (_, reading) = request::read_chat(app, document, &origin).await?;
     asked.reasoning_budget = reading.options.reasoning_budget;
-    let hides_thinking = reading.options.hide_reasoning;
+    let head = Head {
+        id: random_id("msg_"),
+        request_id: origin.request_id.clone(),
+        model: asked.model.clone(),
+        hides_thinking: reading.options.hide_reasoning,
+    };
     let source = Source::Chat(Box::new(reading.request));
     let mut generation = request::start(app, &origin, source, &asked).await?;
-    let (id, model) = (random_id("msg_"), asked.model);
     if asked.stream {
-        let events = MessageStream::new(id, model, hides_thinking);
-        return Ok(stream(generation, events));
+        return Ok(stream(generation, MessageStream::new(head)));
     }
-    let mut body = MessageBody::new(id, model, hides_thinking);
+    let mut body = MessageBody::new(head);
     while let Some(item) = generation.next().await {
         if let Some(message) = body.push(item)? {
             return Ok(http::json(&message));

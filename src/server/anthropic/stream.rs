@@ -6,16 +6,14 @@
 use serde_json::value::RawValue;
 
 use super::error;
-use super::wire::{Block, Delta, Event, Message, SIGNATURE, Stop, WireUsage, push_event};
+use super::wire::{Block, Delta, Event, Head, SIGNATURE, Stop, WireUsage, push_event};
 use crate::chat::{FinishReason, ReplyEvent};
 use crate::server::request::{ReplyItem, Usage};
 
 /// The state between two pieces of a reply.
 #[derive(Debug)]
 pub(super) struct MessageStream {
-    id: String,
-    model: String,
-    hides_thinking: bool,
+    head: Head,
     /// The part that is open.
     open: Option<Part>,
     /// Parts before the one that is open or comes next.
@@ -31,9 +29,9 @@ enum Part {
 }
 
 impl MessageStream {
-    /// The answer `id` under the name by which the client asked for the model.
-    pub(super) fn new(id: String, model: String, hides_thinking: bool) -> Self {
-        MessageStream { id, model, hides_thinking, open: None, index: 0, end: None }
+    /// An answer that begins.
+    pub(super) fn new(head: Head) -> Self {
+        MessageStream { head, open: None, index: 0, end: None }
     }
 
     /// The events that a piece becomes; empty if it has nothing for the client.
@@ -57,28 +55,21 @@ impl MessageStream {
                 Event::MessageStop {}.write(&mut out);
             }
             ReplyItem::Failed(error, _) => {
-                push_event("error", &error::body(&error, &self.id), &mut out);
+                push_event("error", &error::body(&error, &self.head.request_id), &mut out);
             }
         }
         out
     }
 
     fn start(&self, usage: &Usage, out: &mut String) {
-        let message = Message {
-            id: &self.id,
-            role: "assistant",
-            model: &self.model,
-            content: &[],
-            stop: Stop::default(),
-            usage: WireUsage::new(usage),
-        };
+        let message = self.head.message(&[], Stop::default(), usage);
         Event::MessageStart { message }.write(out);
         Event::Ping {}.write(out);
     }
 
     fn event(&mut self, event: ReplyEvent, out: &mut String) {
         match event {
-            ReplyEvent::Reasoning(_) if self.hides_thinking => {}
+            ReplyEvent::Reasoning(_) if self.head.hides_thinking => {}
             ReplyEvent::Reasoning(thinking) => {
                 self.enter(Part::Thinking, out);
                 self.delta(Delta::ThinkingDelta { thinking: &thinking }, out);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::body::MessageBody;
 use super::error;
 use super::stream::MessageStream;
-use super::wire::SIGNATURE;
+use super::wire::{Head, SIGNATURE};
 use crate::chat::{FinishReason, ReplyEvent};
 use crate::scheduler::Start;
 use crate::server::http::{ApiError, ErrorKind};
@@ -36,6 +36,11 @@ fn ends(reason: FinishReason, stopped_by: Option<&str>) -> ReplyItem {
     item(ReplyEvent::Finished { reason, malformed: false, stopped_by })
 }
 
+fn head(hides_thinking: bool) -> Head {
+    let [id, request_id, model] = ["msg_1", "req_1", "m"].map(str::to_owned);
+    Head { id, request_id, model, hides_thinking }
+}
+
 /// A whole reply around these pieces.
 fn reply(pieces: &[ReplyItem]) -> Vec<ReplyItem> {
     let start = ReplyItem::Started(Start { n_prompt: 10, n_reused: 4, miss: None });
@@ -45,12 +50,12 @@ fn reply(pieces: &[ReplyItem]) -> Vec<ReplyItem> {
 }
 
 fn streamed(pieces: &[ReplyItem], hides_thinking: bool) -> String {
-    let mut stream = MessageStream::new("msg_1".to_owned(), "m".to_owned(), hides_thinking);
+    let mut stream = MessageStream::new(head(hides_thinking));
     reply(pieces).into_iter().map(|item| stream.push(item)).collect()
 }
 
 fn gathered(pieces: &[ReplyItem], hides_thinking: bool) -> String {
-    let mut body = MessageBody::new("msg_1".to_owned(), "m".to_owned(), hides_thinking);
+    let mut body = MessageBody::new(head(hides_thinking));
     let answers = reply(pieces).into_iter().filter_map(|item| body.push(item).unwrap());
     answers.map(|answer| answer.get().to_owned()).collect()
 }
@@ -237,14 +242,14 @@ fn thinking_can_be_hidden() {
 fn a_failure_ends_a_stream_with_an_error_and_a_body_with_nothing_else() {
     let failure = ApiError::new(ErrorKind::Unavailable { retry_after_s: 1 }, "the engine stopped");
     let failed = ReplyItem::Failed(failure.clone(), Usage::default());
-    let mut stream = MessageStream::new("msg_1".to_owned(), "m".to_owned(), false);
+    let mut stream = MessageStream::new(head(false));
     stream.push(says("a"));
     assert_eq!(
         stream.push(failed.clone()),
         "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\
-         \"the engine stopped\"},\"request_id\":\"msg_1\"}\n\n"
+         \"the engine stopped\"},\"request_id\":\"req_1\"}\n\n"
     );
-    let mut body = MessageBody::new("msg_1".to_owned(), "m".to_owned(), false);
+    let mut body = MessageBody::new(head(false));
     body.push(says("a")).unwrap();
     assert_eq!(body.push(failed).unwrap_err(), failure);
 }

@@ -10,17 +10,43 @@ use crate::server::request::Usage;
 /// thinking without a signature out of the history, and with it the beginning that could be reused.
 pub(super) const SIGNATURE: &str = "Z3VzdA==";
 
+/// What an answer has of its request.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    /// The answer's own name.
+    pub(super) id: String,
+    /// The request's name.
+    pub(super) request_id: String,
+    /// The name by which the client asked for the model.
+    pub(super) model: String,
+    /// Whether the client does not want to see the thinking.
+    pub(super) hides_thinking: bool,
+}
+
+impl Head {
+    /// The message with these parts.
+    pub(super) fn message<'a>(
+        &'a self,
+        content: &'a [Block],
+        stop: Stop<'a>,
+        usage: &Usage,
+    ) -> Message<'a> {
+        let usage = WireUsage::new(usage);
+        Message { id: &self.id, role: "assistant", model: &self.model, content, stop, usage }
+    }
+}
+
 /// An answer, whole or about to begin.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename = "message")]
 pub(super) struct Message<'a> {
-    pub(super) id: &'a str,
-    pub(super) role: &'static str,
-    pub(super) model: &'a str,
-    pub(super) content: &'a [Block],
+    id: &'a str,
+    role: &'static str,
+    model: &'a str,
+    content: &'a [Block],
     #[serde(flatten)]
-    pub(super) stop: Stop<'a>,
-    pub(super) usage: WireUsage,
+    stop: Stop<'a>,
+    usage: WireUsage,
 }
 
 /// A part of an answer.
