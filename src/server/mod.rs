@@ -24,10 +24,12 @@ use std::time::Duration;
 
 use crate::chat::ChatFormat;
 use crate::tokenizer::Tokenizer;
+use crate::worker::Worker;
 
 pub(crate) use drain::Drain;
 pub(crate) use metrics::Metrics;
 pub(crate) use names::Names;
+pub(crate) use request::Queue;
 
 /// What every request needs.
 #[derive(Debug)]
@@ -46,6 +48,10 @@ pub(crate) struct App {
     pub(crate) drain: Drain,
     /// Where lines about requests go.
     pub(crate) log: Log,
+    /// The engine's process.
+    pub(crate) worker: Worker,
+    /// Who may run, and who waits.
+    pub(crate) queue: Arc<Queue>,
 }
 
 /// How handlers share it.
@@ -131,6 +137,7 @@ impl App {
         let gguf = crate::model::builtin();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let format = ChatFormat::of(&tokenizer, None).unwrap();
+        let queue = Queue::new(config.n_slots, config.n_queue);
         Arc::new(App {
             tokenizer,
             format,
@@ -139,6 +146,8 @@ impl App {
             metrics: Metrics::default(),
             drain: Drain::new(),
             log: Log::new(|_| {}),
+            worker: Worker::absent(),
+            queue,
         })
     }
 }
