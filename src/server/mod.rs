@@ -168,14 +168,30 @@ impl App {
         let gguf = crate::model::builtin();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let format = ChatFormat::of(&tokenizer, None).unwrap();
+        // Nobody drives this runtime, so no process is started: the worker is loading for ever.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let worker = {
+            let _guard = runtime.enter();
+            Worker::start(crate::worker::WorkerCommand {
+                program: "false".into(),
+                args: Vec::new(),
+                vocabulary: [0; 32],
+                patience: crate::worker::PATIENCE,
+            })
+        };
+        runtime.shutdown_background();
         Arc::new(App {
             tokenizer,
             format,
             names: Names::new(&[]),
-            config,
             metrics: Metrics::default(),
             drain: Drain::new(),
             log: Log::new(|_| {}),
+            worker,
+            known: watch::Sender::new(None),
+            about: About::default(),
+            front: http::Front::new(Access::default(), 16, config.n_body),
+            config,
         })
     }
 }

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::http::{self, Access, Front};
-use super::request::Queue;
 use super::{About, App, Config, Drain, Log, Metrics, Names, SharedApp};
 use crate::chat::ChatFormat;
 use crate::tokenizer::Tokenizer;
@@ -60,7 +59,8 @@ pub(crate) fn run(start: Start, listening: impl FnOnce(SocketAddr)) -> Result<()
 
 async fn lived(start: Start, listening: impl FnOnce(SocketAddr)) -> Result<()> {
     let mut signals = Signals::new()?;
-    let listener = http::bind(start.address).map_err(|error| cannot_listen(start.address, error))?;
+    let listener =
+        http::bind(start.address).map_err(|error| cannot_listen(start.address, error))?;
     listening(listener.local_addr()?);
     let app = Arc::new(App {
         tokenizer: start.tokenizer,
@@ -73,7 +73,6 @@ async fn lived(start: Start, listening: impl FnOnce(SocketAddr)) -> Result<()> {
         known: watch::Sender::new(None),
         about: start.about,
         front: Front::new(start.access, http::most_connections(), start.config.n_body),
-        queue: Queue::new(start.config.n_slots, start.config.n_queue),
         config: start.config,
     });
     let served = tokio::spawn(http::serve(listener, app.clone()));
@@ -98,10 +97,14 @@ fn cannot_listen(address: SocketAddr, error: io::Error) -> anyhow::Error {
              for any"
         ),
         io::ErrorKind::PermissionDenied => {
-            format!("cannot listen on {address}: ports below 1024 need a privilege; choose another --port")
+            format!(
+                "cannot listen on {address}: ports below 1024 need a privilege; choose another --port"
+            )
         }
         io::ErrorKind::AddrNotAvailable => {
-            format!("cannot listen on {address}: this machine does not have the address; see --host")
+            format!(
+                "cannot listen on {address}: this machine does not have the address; see --host"
+            )
         }
         _ => format!("cannot listen on {address}"),
     };

@@ -97,7 +97,8 @@ fn pass(
     app.front.access.check_host(head, door.local)?;
     *origin = app.front.access.check_origin(head)?;
     let asks_methods = head.method == Method::OPTIONS;
-    if asks_methods && origin.is_some() && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+    if asks_methods && origin.is_some() && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    {
         // A browser asks so before it shows any key.
         return Ok(Pass::Answered(preflight()));
     }
@@ -146,10 +147,9 @@ fn check_engine(state: &State) -> Result<(), ApiError> {
             ErrorKind::Unavailable { retry_after_s: 30 },
             format!("the engine cannot be started: {why}"),
         ),
-        State::Stopped => (
-            ErrorKind::Unavailable { retry_after_s: 5 },
-            "the server is being stopped".to_owned(),
-        ),
+        State::Stopped => {
+            (ErrorKind::Unavailable { retry_after_s: 5 }, "the server is being stopped".to_owned())
+        }
     };
     Err(ApiError::new(kind, message))
 }

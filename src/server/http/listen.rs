@@ -115,7 +115,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.n.send_modify(|n| *n -= 1);
+        self.0.front.connections.n.send_modify(|n| *n -= 1);
     }
 }
 
@@ -146,10 +146,7 @@ pub(crate) async fn serve(listener: TcpListener, app: SharedApp) {
 /// Whether a connection ended before it was taken.
 fn is_of_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// Serves one connection to its end.

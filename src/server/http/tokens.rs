@@ -98,9 +98,7 @@ pub(super) async fn apply_template(app: SharedApp, request: Request) -> Response
 }
 
 /// The answer that `work` finds, away from the threads that serve sockets.
-async fn answered(
-    work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,
-) -> Response {
+async fn answered(work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static) -> Response {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => answer(&value),
         Ok(Err(error)) => error.into_response(),
