@@ -17,17 +17,24 @@ mod names;
 mod openai;
 mod request;
 mod responses;
+mod run;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::chat::ChatFormat;
 use crate::tokenizer::Tokenizer;
+use crate::worker::{ModelFacts, State, Worker};
 
 pub(crate) use drain::Drain;
+pub(crate) use http::{Access, Keys};
 pub(crate) use metrics::Metrics;
 pub(crate) use names::Names;
+pub(crate) use request::Queue;
+pub(crate) use run::{Start, run};
 
 /// What every request needs.
 #[derive(Debug)]
@@ -46,6 +53,39 @@ pub(crate) struct App {
     pub(crate) drain: Drain,
     /// Where lines about requests go.
     pub(crate) log: Log,
+    /// The engine's process.
+    pub(crate) worker: Worker,
+    /// Who may run, and who waits.
+    pub(crate) queue: Arc<Queue>,
+    /// What the engine's process told of the model the last time it opened it.
+    known: watch::Sender<Option<Arc<ModelFacts>>>,
+    /// What the model's file says of itself.
+    pub(crate) about: About,
+    /// Between sockets and handlers.
+    pub(crate) front: http::Front,
+}
+
+impl App {
+    /// What is known of the opened model; `None` until it was opened once.
+    pub(crate) fn facts(&self) -> Option<Arc<ModelFacts>> {
+        match self.worker.state() {
+            State::Ready(facts) => Some(facts),
+            _ => self.known.borrow().clone(),
+        }
+    }
+}
+
+/// What a model's file says of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct About {
+    /// The model's name for people.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) label: String,
+    /// How conversations are written.
+    pub(crate) format: String,
+    /// When the server was started, in seconds since 1970.
+    pub(crate) created: i64,
 }
 
 /// How handlers share it.
@@ -131,14 +171,20 @@ impl App {
         let gguf = crate::model::builtin();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let format = ChatFormat::of(&tokenizer, None).unwrap();
+        let queue = Queue::new(config.n_slots, config.n_queue);
         Arc::new(App {
             tokenizer,
             format,
             names: Names::new(&[]),
-            config,
             metrics: Metrics::default(),
             drain: Drain::new(),
             log: Log::new(|_| {}),
+            worker: Worker::absent(),
+            queue,
+            known: watch::Sender::new(None),
+            about: About::default(),
+            front: http::Front::new(Access::default(), 16, config.n_body),
+            config,
         })
     }
 }
