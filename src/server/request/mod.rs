@@ -4,15 +4,19 @@ mod affinity;
 mod asked;
 mod conversation;
 mod document;
+mod fetch;
 pub(crate) mod fields;
 mod generation;
+mod plan;
+mod queue;
+mod record;
+mod relay;
 
-pub(crate) use asked::{ChatExtras, model};
+pub(crate) use asked::{ChatExtras, model, note_unknown};
 pub(crate) use conversation::read_chat;
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
-
-use std::hash::{BuildHasher, RandomState};
+pub(crate) use queue::Queue;
 
 use crate::chat::{ChatRequest, ReplyEvent};
 use crate::scheduler::{Logprobs, Spent, Start};
@@ -110,7 +114,5 @@ pub(crate) struct Usage {
 
 /// A name that no other answer has: `prefix` and 24 hexadecimal digits.
 pub(crate) fn random_id(prefix: &str) -> String {
-    // Each `RandomState` has keys of its own, from the operating system's randomness.
-    let [a, b] = [0, 1].map(|i| RandomState::new().hash_one(i));
-    format!("{prefix}{a:016x}{:08x}", b as u32)
+    format!("{prefix}{}", super::http::RequestId::new().as_str())
 }
