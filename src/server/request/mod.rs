@@ -9,7 +9,7 @@ pub(crate) mod fields;
 mod generation;
 mod queue;
 
-pub(crate) use asked::{ChatExtras, model, note_unknown};
+pub(crate) use asked::{ChatExtras, model, note_unknown, sampling};
 pub(crate) use conversation::read_chat;
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
