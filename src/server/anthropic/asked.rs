@@ -98,3 +98,54 @@ const KNOWN: &[&str] = &[
     "top_k",
     "top_p",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Config;
+    use crate::server::request::Document;
+
+    fn read(body: &str) -> Result<Asked, ApiError> {
+        let app = App::for_tests(Config { n_slots: 4, ..Config::default() });
+        asked(&Document::parse(body.as_bytes().to_vec())?.fields()?, &app)
+    }
+
+    /// The fault's field and a word of its message.
+    #[track_caller]
+    fn refuses(body: &str, param: &str, word: &str) {
+        let error = read(body).expect_err(body);
+        assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+        assert!(error.message.contains(word), "{}", error.message);
+    }
+
+    #[test]
+    fn wishes_are_read() {
+        let asked = read(
+            r#"{"model": "mistral-medium-3.5", "max_tokens": 64, "stop_sequences": ["END"],
+            "stream": true, "temperature": 0.5, "top_k": 40, "metadata": {"user_id": "u"},
+            "tool_choice": {"type": "auto", "disable_parallel_tool_use": true}, "mcp_servers": [],
+            "tools": [{"name": "f", "input_schema": {}}, {"type": "custom", "name": "g"}]}"#,
+        )
+        .unwrap();
+        assert_eq!((asked.model.as_str(), asked.n_max), ("mistral-medium-3.5", Some(64)));
+        assert_eq!(asked.stop, ["END"]);
+        assert!(asked.stream && asked.single_call && asked.n == 1);
+        assert_eq!((asked.sampling.temperature, asked.sampling.top_k), (Some(0.5), Some(40)));
+        let plain = read("{}").unwrap();
+        assert!(!plain.stream && !plain.single_call && plain.n_max.is_none());
+    }
+
+    #[test]
+    fn what_does_not_exist_here_is_refused_by_name() {
+        refuses(
+            r#"{"tools": [{"name": "f", "input_schema": {}},
+            {"type": "web_search_20250305", "name": "web_search"}]}"#,
+            "tools[1]",
+            "\"web_search\" (web_search_20250305)",
+        );
+        refuses(r#"{"mcp_servers": [{"type": "url"}]}"#, "mcp_servers", "MCP");
+        refuses(r#"{"max_tokens": 0}"#, "max_tokens", "expected");
+        refuses(r#"{"max_tokens": 4294967297}"#, "max_tokens", "expected");
+        refuses(r#"{"stop_sequences": [""]}"#, "stop_sequences", "empty");
+    }
+}
