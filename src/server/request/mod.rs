@@ -12,7 +12,7 @@ mod queue;
 mod record;
 mod relay;
 
-pub(crate) use asked::{ChatExtras, model, note_unknown};
+pub(crate) use asked::{ChatExtras, model, note_unknown, sampling};
 pub(crate) use conversation::read_chat;
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
