@@ -23,7 +23,10 @@ impl Reader<'_, '_> {
         Ok(tools)
     }
 
-    pub(super) fn tool_definition(&mut self, node: &Node<'_>) -> Result<Option<Tool>, RequestError> {
+    pub(super) fn tool_definition(
+        &mut self,
+        node: &Node<'_>,
+    ) -> Result<Option<Tool>, RequestError> {
         let fields = node.fields()?;
         let kind = fields.kind()?;
         if let Some(function) = fields.get("function") {

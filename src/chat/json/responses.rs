@@ -5,6 +5,9 @@
 //! requests, so items that only name something kept elsewhere are refused. What tools of a provider's own
 //! did is left out and listed.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use super::calls::{FREE_TEXT, choice};
@@ -258,9 +261,8 @@ impl Reader<'_, '_> {
             let syntax = format.text("syntax")?.unwrap_or_default();
             let definition = format.need("definition")?.text()?;
             self.change(&node.place, "the model is shown the grammar, and not held to it")?;
-            description.push_str(&format!(
-                "\n\nThe input obeys this grammar ({syntax}):\n{definition}"
-            ));
+            description
+                .push_str(&format!("\n\nThe input obeys this grammar ({syntax}):\n{definition}"));
         }
         Ok(Tool {
             name: fields.need("name")?.text()?,

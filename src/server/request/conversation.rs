@@ -1,7 +1,7 @@
 //! From a body to a conversation, away from the threads that serve sockets.
 
 use super::{Document, Origin};
-use crate::chat::{self, Reading};
+use crate::chat::{self, Reading, ResponsesReading};
 use crate::server::SharedApp;
 use crate::server::http::ApiError;
 use crate::vision::Image;
@@ -14,5 +14,15 @@ pub(crate) async fn read_chat(
     _origin: &Origin,
 ) -> Result<(Document, Reading), ApiError> {
     let reading = chat::read_request(document.text(), &mut Image::from_url)?;
+    Ok((document, reading))
+}
+
+/// The same for a request of OpenAI's Responses.
+pub(crate) async fn read_responses(
+    _app: &SharedApp,
+    document: Document,
+    _origin: &Origin,
+) -> Result<(Document, ResponsesReading), ApiError> {
+    let reading = chat::responses_from_json(document.text(), &mut Image::from_url)?;
     Ok((document, reading))
 }

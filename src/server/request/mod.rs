@@ -8,7 +8,7 @@ pub(crate) mod fields;
 mod generation;
 
 pub(crate) use asked::{ChatExtras, model};
-pub(crate) use conversation::read_chat;
+pub(crate) use conversation::{read_chat, read_responses};
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
 
