@@ -48,6 +48,9 @@ pub enum Command {
     Tokenize(cmd::tokenize::Args),
     /// Turn token ids into text
     Detokenize(cmd::detokenize::Args),
+    /// The engine behind `serve`, in a process of its own
+    #[command(hide = true)]
+    Worker(cmd::worker::Args),
 }
 
 /// Flags of every command that loads a model.

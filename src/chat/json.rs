@@ -24,7 +24,7 @@ use crate::vision::{Image, ImageError};
 
 pub use self::node::{Fields, Node};
 pub use self::options::RequestOptions;
-pub use self::responses::{ClientTool, ResponsesReading, responses_from_json};
+pub use self::responses::{ClientTool, responses_from_json};
 pub use self::write::request_to_json;
 
 /// Pictures of one request.

@@ -35,7 +35,7 @@ pub use error::EncodeError;
 pub use format::ChatFormat;
 pub use grammar::{ReplyLimits, constraint, reply_rules};
 pub use json::{
-    ClientTool, Fields, ImageSource, Node, Reading, RequestError, RequestOptions, ResponsesReading,
+    ClientTool, Fields, ImageSource, Node, Reading, RequestError, RequestOptions,
     read_request, request_from_json, request_to_json, responses_from_json, tools_from_json,
 };
 pub use normalise::normalise;

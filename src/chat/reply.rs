@@ -40,6 +40,8 @@ pub enum ReplyEvent {
         reason: FinishReason,
         /// Whether the output broke the grammar of replies.
         malformed: bool,
+        /// The stop string that ended it.
+        stopped_by: Option<String>,
     },
 }
 
@@ -192,7 +194,8 @@ impl<'a> ReplyParser<'a> {
             true => FinishReason::Stop,
             false => reason,
         };
-        events.push(ReplyEvent::Finished { reason, malformed: self.malformed });
+        let stopped_by = self.stop.stopped_by().map(str::to_owned);
+        events.push(ReplyEvent::Finished { reason, malformed: self.malformed, stopped_by });
         events
     }
 

@@ -22,6 +22,7 @@ pub mod run;
 pub mod split;
 mod text;
 pub mod tokenize;
+pub mod worker;
 pub mod write;
 
 use crate::cli::Command;
@@ -44,5 +45,6 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
+        Some(Command::Worker(args)) => worker::run(args, printer),
     }
 }

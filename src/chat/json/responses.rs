@@ -16,15 +16,6 @@ use crate::chat::{
     AssistantMessage, ContentChunk, MAX_TOOLS, Message, Tool, ToolCall, ToolChoice, ToolMessage,
 };
 
-/// A request of OpenAI's Responses.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ResponsesReading {
-    /// The conversation.
-    pub reading: Reading,
-    /// What the client calls the tools, by what the model is told they are called.
-    pub tools: HashMap<String, ClientTool>,
-}
-
 /// A tool as its client knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientTool {
@@ -40,7 +31,7 @@ pub struct ClientTool {
 pub fn responses_from_json(
     json: &str,
     images: &mut ImageSource<'_>,
-) -> Result<ResponsesReading, RequestError> {
+) -> Result<Reading, RequestError> {
     let mut reader = Reader::new(images, false);
     let fields = Node::root(json)?.fields()?;
     let mut reading = Reading::default();
@@ -67,8 +58,9 @@ pub fn responses_from_json(
     request.tool_choice = reader.flat_choice(&fields, &mut request.tools)?;
     request.response_format = reader.response_format(&fields)?;
     (request.reasoning_effort, reading.options) = reader.reasoning(&fields)?;
+    reading.options.tools = tools;
     reading.changes = reader.changes;
-    Ok(ResponsesReading { reading, tools })
+    Ok(reading)
 }
 
 impl Reader<'_, '_> {

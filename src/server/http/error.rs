@@ -194,6 +194,8 @@ impl IntoResponse for ApiError {
             }
             _ => {}
         }
+        // Whoever answers in another protocol's shape finds it there.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -4,15 +4,16 @@ mod affinity;
 mod asked;
 mod conversation;
 mod document;
+mod fetch;
 pub(crate) mod fields;
 mod generation;
+mod queue;
 
-pub(crate) use asked::{ChatExtras, model};
+pub(crate) use asked::{ChatExtras, model, note_unknown, sampling};
 pub(crate) use conversation::{read_chat, read_responses};
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
-
-use std::hash::{BuildHasher, RandomState};
+pub(crate) use queue::Queue;
 
 use crate::chat::{ChatRequest, ReplyEvent};
 use crate::scheduler::{Logprobs, Spent, Start};
@@ -106,11 +107,4 @@ pub(crate) struct Usage {
     pub(crate) n_reasoning: usize,
     /// Times and counts, as the worker tells them.
     pub(crate) spent: Spent,
-}
-
-/// A name that no other answer has: `prefix` and 24 hexadecimal digits.
-pub(crate) fn random_id(prefix: &str) -> String {
-    // Each `RandomState` has keys of its own, from the operating system's randomness.
-    let [a, b] = [0, 1].map(|i| RandomState::new().hash_one(i));
-    format!("{prefix}{a:016x}{:08x}", b as u32)
 }

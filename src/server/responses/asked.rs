@@ -5,13 +5,14 @@ use serde_json::{Map, Value, json};
 use crate::chat::{Fields, Node};
 use crate::server::App;
 use crate::server::http::{ApiError, ErrorKind};
-use crate::server::request::{Asked, SamplingWishes, fields, model};
+use crate::server::request::{Asked, fields, model, note_unknown, sampling};
 
 /// Most of the likeliest tokens, as in OpenAI's protocol.
 const MAX_TOP_LOGPROBS: u64 = 20;
 
 /// Reads the wishes.
 pub(super) fn asked(fields: &Fields<'_>, app: &App) -> Result<Asked, ApiError> {
+    note_unknown(fields, &[READ, SAMPLING, ACCEPTED], app);
     refuse(fields)?;
     let whole = |name, range| fields::whole(fields, name, range);
     let top_logprobs = whole("top_logprobs", 0..=MAX_TOP_LOGPROBS)?;
@@ -25,12 +26,8 @@ pub(super) fn asked(fields: &Fields<'_>, app: &App) -> Result<Asked, ApiError> {
     Ok(Asked {
         model: model(fields, app)?,
         stream: fields::flag(fields, "stream")?.unwrap_or(false),
-        sampling: SamplingWishes {
-            temperature: fields::float(fields, "temperature", 0.0..=2.0)?,
-            top_p: fields::float(fields, "top_p", 0.0..=1.0)?,
-            seed: whole("seed", 0..=u64::MAX)?,
-            ..SamplingWishes::default()
-        },
+        sampling: sampling(fields, app)?,
+        stop: fields::stops(fields, "stop")?,
         n_max: n_max.map(|n| n as u32),
         n_logprobs,
         single_call: fields::flag(fields, "parallel_tool_calls")? == Some(false),
@@ -108,3 +105,55 @@ pub(super) fn echo(fields: &Fields<'_>) -> Map<String, Value> {
     }
     echo
 }
+
+/// What is read here or by the conversation's reader.
+const READ: &[&str] = &[
+    "background",
+    "conversation",
+    "include",
+    "input",
+    "instructions",
+    "max_output_tokens",
+    "model",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "prompt",
+    "reasoning",
+    "stop",
+    "stream",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "truncation",
+];
+
+/// What `sampling` reads; OpenAI has only the first two here.
+const SAMPLING: &[&str] = &[
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "logit_bias",
+    "min_p",
+    "presence_penalty",
+    "random_seed",
+    "repetition_penalty",
+    "seed",
+    "top_k",
+];
+
+/// What is accepted and changes nothing.
+const ACCEPTED: &[&str] = &[
+    "client_metadata",
+    "context_management",
+    "max_tool_calls",
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "stream_options",
+    "user",
+];

@@ -18,9 +18,9 @@ use self::answer::{Answer, Head};
 use super::SharedApp;
 use super::http::{self, ApiError, ErrorKind};
 use super::request::{
-    self, Asked, Document, Generation, Origin, ReplyItem, Source, Usage, fields, random_id,
+    self, Asked, Document, Generation, ReplyItem, Source, Usage,
 };
-use crate::chat::{Reading, ResponsesReading};
+use crate::chat::Reading;
 
 /// `POST /v1/responses`.
 pub(crate) async fn create(State(app): State<SharedApp>, request: Request) -> Response {
@@ -35,8 +35,7 @@ pub(crate) async fn input_tokens(State(app): State<SharedApp>, request: Request)
 async fn answer(app: SharedApp, request: Request) -> Result<Response, ApiError> {
     let (document, origin) = Document::read(&app, request).await?;
     let asked = asked::asked(&document.fields()?, &app)?;
-    let (document, read) = request::read_responses(&app, document, &origin).await?;
-    let ResponsesReading { reading, tools } = read;
+    let (document, reading) = request::read_responses(&app, document, &origin).await?;
     let Reading { request, options, changes } = reading;
     let asked = Asked { reasoning_budget: options.reasoning_budget, ..asked };
     let fields = document.fields()?;
@@ -45,7 +44,7 @@ async fn answer(app: SharedApp, request: Request) -> Result<Response, ApiError> 
         created: 0,
         model: asked.model.clone(),
         echo: asked::echo(&fields),
-        tools,
+        tools: options.tools,
         hides_reasoning: options.hide_reasoning,
         encrypts_reasoning: asked::includes(&fields, "reasoning.encrypted_content")?,
     };
@@ -110,7 +109,7 @@ fn broken_off() -> ReplyItem {
 async fn count(app: SharedApp, request: Request) -> Result<Response, ApiError> {
     let (document, origin) = Document::read(&app, request).await?;
     asked::asked(&document.fields()?, &app)?;
-    let (_, read) = request::read_responses(&app, document, &origin).await?;
-    let n = request::count(&app, Source::Chat(Box::new(read.reading.request))).await?;
+    let (_, reading) = request::read_responses(&app, document, &origin).await?;
+    let n = request::count(&app, Source::Chat(Box::new(reading.request))).await?;
     Ok(http::json(&json!({"object": "response.input_tokens", "input_tokens": n})))
 }

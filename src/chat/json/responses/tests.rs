@@ -1,6 +1,6 @@
 //! Requests as OpenAI's client, Codex and Vibe send them.
 
-use super::{ClientTool, ResponsesReading, responses_from_json};
+use super::{ClientTool, Reading, responses_from_json};
 use crate::chat::{
     AssistantMessage, ContentChunk, Message, ReasoningEffort, ResponseFormat, ToolCall, ToolChoice,
     ToolMessage,
@@ -11,13 +11,13 @@ use crate::vision::Image;
 const PNG: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==";
 
 #[track_caller]
-fn read(json: &str) -> ResponsesReading {
+fn read(json: &str) -> Reading {
     responses_from_json(json, &mut Image::from_url).unwrap()
 }
 
 #[track_caller]
 fn check(input: &str, expected: &[Message], changes: &[&str]) {
-    let read = read(&format!("{{\"input\": {input}}}")).reading;
+    let read = read(&format!("{{\"input\": {input}}}"));
     assert_eq!(read.request.messages, expected);
     let found: Vec<String> = read.changes.iter().map(ToString::to_string).collect();
     assert_eq!(found, changes);
@@ -54,7 +54,7 @@ fn result(id: &str, content: Vec<ContentChunk>) -> Message {
 #[test]
 fn input_is_a_string_or_messages() {
     check(r#""hi""#, &[Message::user("hi")], &[]);
-    let read = read(r#"{"instructions": "s", "input": "hi"}"#).reading;
+    let read = read(r#"{"instructions": "s", "input": "hi"}"#);
     assert_eq!(read.request.messages, [Message::system("s"), Message::user("hi")]);
     check(
         &format!(
@@ -158,8 +158,8 @@ const TOOLS: &str = r#""tools": [
 
 #[test]
 fn tools_of_all_kinds_become_functions() {
-    let read = read(&format!("{{\"input\": \"x\", {TOOLS}}}"));
-    let ResponsesReading { reading, tools } = read;
+    let reading = read(&format!("{{\"input\": \"x\", {TOOLS}}}"));
+    let tools = &reading.options.tools;
     let names: Vec<&str> = reading.request.tools.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["f", "patch", "mcp__docs__g"]);
     assert!(reading.request.tools[0].strict);
@@ -198,7 +198,7 @@ fn a_choice_of_tools_is_held_to() {
         ),
     ] {
         let json = format!("{{\"input\": \"x\", \"tool_choice\": {chosen}, {TOOLS}}}");
-        let request = read(&json).reading.request;
+        let request = read(&json).request;
         assert_eq!((request.tool_choice, request.tools.len()), (expected, left), "{chosen}");
     }
     for (json, expected) in [
@@ -222,7 +222,7 @@ fn form_and_effort_are_read() {
         r#"{"input": "x", "reasoning": {"effort": "high", "summary": "auto"}, "text": {"verbosity":
         "low", "format": {"type": "json_schema", "name": "a", "schema": {"const": 1e3}}}}"#,
     );
-    let request = read.reading.request;
+    let request = read.request;
     assert_eq!(request.reasoning_effort, ReasoningEffort::High);
     assert_eq!(request.response_format, ResponseFormat::JsonSchema(r#"{"const": 1e3}"#.to_owned()));
 }
