@@ -6,11 +6,13 @@
 //!     routes   which handler answers
 //! ```
 
+mod changes;
 mod error;
 mod id;
 mod routes;
 mod sse;
 
+pub(crate) use changes::tell_changes;
 pub(crate) use error::{ApiError, ErrorKind};
 pub(crate) use id::RequestId;
 pub(crate) use sse::sse;

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use self::answer::{Answer, Head};
 use super::SharedApp;
-use super::http::{self, ApiError, ErrorKind};
+use super::http::{self, ApiError, ErrorKind, RequestId};
 use super::request::{
     self, Asked, Document, Generation, ReplyItem, Source, Usage,
 };
@@ -40,7 +40,7 @@ async fn answer(app: SharedApp, request: Request) -> Result<Response, ApiError> 
     let asked = Asked { reasoning_budget: options.reasoning_budget, ..asked };
     let fields = document.fields()?;
     let mut head = Head {
-        digits: random_id(""),
+        digits: RequestId::new().as_str().to_owned(),
         created: 0,
         model: asked.model.clone(),
         echo: asked::echo(&fields),
@@ -52,11 +52,14 @@ async fn answer(app: SharedApp, request: Request) -> Result<Response, ApiError> 
     let source = Source::Chat(Box::new(request));
     let mut generation = request::start(&app, &origin, source, &asked).await?;
     head.created = generation.created;
+    let mut altered: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    altered.append(&mut generation.notes);
     let answer = Answer::new(head);
-    let response = match asked.stream {
+    let mut response = match asked.stream {
         true => http::sse(events(app, generation, answer)),
         false => whole(&app, generation, answer).await?,
     };
+    http::tell_changes(&mut response, &altered);
     Ok(response)
 }
 
