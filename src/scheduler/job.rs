@@ -186,7 +186,7 @@ impl Running {
             let same = held.find(|picture| picture.mark.hash == mark.hash);
             let rows = same.map(|picture| picture.rows.clone());
             let rows = rows.or_else(|| engine.known_rows(mark.hash));
-            match rows.filter(|rows| rows.len() == (mark.grid.cols * mark.grid.rows) as usize * n_embd) {
+            match rows.filter(|rows| is_of(&mark, rows, n_embd)) {
                 Some(rows) => self.pictures.push(ImageRows { mark, rows }),
                 None => {
                     self.awaits = Some(mark);
@@ -199,7 +199,9 @@ impl Running {
 
     /// Takes the rows of the picture that it waits for.
     pub(super) fn see(&mut self, rows: Arc<[f32]>) {
-        if let Some(mark) = self.awaits.take() {
+        let n_embd = self.session.engine().hparams().n_embd as usize;
+        // A prompt that tells another size than the pixels had asks again, and is told so.
+        if let Some(mark) = self.awaits.take().filter(|mark| is_of(mark, &rows, n_embd)) {
             self.pictures.push(ImageRows { mark, rows });
         }
     }
@@ -259,6 +261,11 @@ impl Running {
         self.leaves = Some(is_kept);
         events.push(Event::Failed(self.reply.id, error.to_string()));
     }
+}
+
+/// Whether there are as many rows as the prompt has tokens for them.
+fn is_of(mark: &ImageMark, rows: &[f32], n_embd: usize) -> bool {
+    rows.len() == mark.grid.cols as usize * mark.grid.rows as usize * n_embd
 }
 
 impl Reply {

@@ -124,7 +124,8 @@ impl Scheduler {
     fn drop_pictures(&mut self) {
         if !self.tower.is_idle() {
             let running = &self.running;
-            self.tower.retain(|hash: ImageHash| running.iter().any(|job| Running::wants(job, hash)));
+            self.tower
+                .retain(|hash: ImageHash| running.iter().any(|job| Running::wants(job, hash)));
         }
     }
 }
