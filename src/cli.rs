@@ -26,6 +26,8 @@ pub enum Command {
     Chat(cmd::chat::Args),
     /// Answer one prompt and exit
     Run(cmd::run::Args),
+    /// Answer clients of OpenAI's, Mistral's and Anthropic's protocols
+    Serve(cmd::serve::Args),
     /// Measure prefill and decode speed
     Bench(cmd::bench::Args),
     /// Measure how well a model predicts a text

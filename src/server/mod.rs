@@ -17,17 +17,23 @@ mod names;
 mod openai;
 mod request;
 mod responses;
+mod run;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::chat::ChatFormat;
 use crate::tokenizer::Tokenizer;
+use crate::worker::{ModelFacts, State, Worker};
 
 pub(crate) use drain::Drain;
+pub(crate) use http::{Access, Keys};
 pub(crate) use metrics::Metrics;
 pub(crate) use names::Names;
+pub(crate) use run::{Start, run};
 
 /// What every request needs.
 #[derive(Debug)]
@@ -46,6 +52,37 @@ pub(crate) struct App {
     pub(crate) drain: Drain,
     /// Where lines about requests go.
     pub(crate) log: Log,
+    /// The engine's process.
+    pub(crate) worker: Worker,
+    /// What the engine's process told of the model the last time it opened it.
+    known: watch::Sender<Option<Arc<ModelFacts>>>,
+    /// What the model's file says of itself.
+    pub(crate) about: About,
+    /// Between sockets and handlers.
+    pub(crate) front: http::Front,
+}
+
+impl App {
+    /// What is known of the opened model; `None` until it was opened once.
+    pub(crate) fn facts(&self) -> Option<Arc<ModelFacts>> {
+        match self.worker.state() {
+            State::Ready(facts) => Some(facts),
+            _ => self.known.borrow().clone(),
+        }
+    }
+}
+
+/// What a model's file says of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct About {
+    /// The model's name for people.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) label: String,
+    /// How conversations are written.
+    pub(crate) format: String,
+    /// When the server was started, in seconds since 1970.
+    pub(crate) created: i64,
 }
 
 /// How handlers share it.
@@ -131,14 +168,30 @@ impl App {
         let gguf = crate::model::builtin();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let format = ChatFormat::of(&tokenizer, None).unwrap();
+        // Nobody drives this runtime, so no process is started: the worker is loading for ever.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let worker = {
+            let _guard = runtime.enter();
+            Worker::start(crate::worker::WorkerCommand {
+                program: "false".into(),
+                args: Vec::new(),
+                vocabulary: [0; 32],
+                patience: crate::worker::PATIENCE,
+            })
+        };
+        runtime.shutdown_background();
         Arc::new(App {
             tokenizer,
             format,
             names: Names::new(&[]),
-            config,
             metrics: Metrics::default(),
             drain: Drain::new(),
             log: Log::new(|_| {}),
+            worker,
+            known: watch::Sender::new(None),
+            about: About::default(),
+            front: http::Front::new(Access::default(), 16, config.n_body),
+            config,
         })
     }
 }

@@ -43,6 +43,11 @@ impl Names {
         &self.0[1..]
     }
 
+    /// All names.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// The name as the client wrote it, if it means this model; the primary one if it gave none.
     pub(crate) fn check(&self, asked: Option<&str>) -> Result<String, ApiError> {
         let Some(asked) = asked else { return Ok(self.primary().to_owned()) };

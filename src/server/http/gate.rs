@@ -56,16 +56,20 @@ pub(super) async fn answer(
             let handled = handle(route, app.clone(), head, body, id.clone());
             match AssertUnwindSafe(handled).catch_unwind().await {
                 Ok(response) => response,
-                Err(_) => refused(
-                    Some(route),
-                    ApiError::new(ErrorKind::Engine, "a fault of the server's own; please report it"),
-                ),
+                Err(_) => {
+                    let message = "a fault of the server's own; please report it";
+                    ApiError::new(ErrorKind::Engine, message).into_response()
+                }
             }
         }
-        Err(error) => refused(route, error),
+        Err(error) => error.into_response(),
+    };
+    let response = match route {
+        Some(Route::Messages | Route::CountTokens) => anthropic::dressed(response, id.as_str()),
+        _ => response,
     };
     let must_close = is_refused || door.is_crowded || app.drain.has_begun();
-    app.requests.count(route, response.status());
+    app.front.requests.count(route, response.status());
     finished(response, &id, origin, must_close)
 }
 
@@ -90,15 +94,16 @@ fn pass(
         let message = format!("the address has {n_uri} bytes, at most {MAX_URI} are taken");
         return Err(ApiError::new(ErrorKind::UriTooLong, message));
     }
-    app.access.check_host(head, door.local)?;
-    *origin = app.access.check_origin(head)?;
+    app.front.access.check_host(head, door.local)?;
+    *origin = app.front.access.check_origin(head)?;
     let asks_methods = head.method == Method::OPTIONS;
-    if asks_methods && origin.is_some() && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+    if asks_methods && origin.is_some() && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    {
         // A browser asks so before it shows any key.
         return Ok(Pass::Answered(preflight()));
     }
     if route != Some(Route::Health) {
-        app.access.check_key(&head.headers)?;
+        app.front.access.check_key(&head.headers)?;
     }
     let route = route.ok_or_else(|| ApiError::not_found(head.uri.path()))?;
     if asks_methods {
@@ -118,7 +123,7 @@ fn pass(
             let kind = ErrorKind::Unavailable { retry_after_s: 5 };
             return Err(ApiError::new(kind, "the server is being stopped"));
         }
-        app.body_room.check(&head.headers)?;
+        app.front.bodies.check(&head.headers)?;
     }
     if route.needs_engine() {
         check_engine(&app.worker.state())?;
@@ -142,10 +147,9 @@ fn check_engine(state: &State) -> Result<(), ApiError> {
             ErrorKind::Unavailable { retry_after_s: 30 },
             format!("the engine cannot be started: {why}"),
         ),
-        State::Stopped => (
-            ErrorKind::Unavailable { retry_after_s: 5 },
-            "the server is being stopped".to_owned(),
-        ),
+        State::Stopped => {
+            (ErrorKind::Unavailable { retry_after_s: 5 }, "the server is being stopped".to_owned())
+        }
     };
     Err(ApiError::new(kind, message))
 }
@@ -162,10 +166,10 @@ async fn handle(
     if !route.takes_body() {
         return routes::answer(route, app, Request::from_parts(head, Body::empty())).await;
     }
-    let (bytes, room) = match app.body_room.read(body).await {
+    let (bytes, room) = match app.front.bodies.read(body).await {
         Ok(read) => read,
         Err(error) => {
-            let mut response = refused(Some(route), error);
+            let mut response = error.into_response();
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
@@ -175,14 +179,6 @@ async fn handle(
     let response = routes::answer(route, app, request).await;
     drop(room);
     response
-}
-
-/// An error in the form that the route's clients know.
-fn refused(route: Option<Route>, error: ApiError) -> Response {
-    match route {
-        Some(Route::Messages | Route::CountTokens) => anthropic::refused(error),
-        _ => error.into_response(),
-    }
 }
 
 fn preflight() -> Response {

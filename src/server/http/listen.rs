@@ -5,7 +5,6 @@
 //! are cancelled. Connections do not outlive a half-close for the same reason.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -34,6 +33,27 @@ const N_SEND_BUFFER: u32 = 128 << 10;
 const BACKLOG: u32 = 1024;
 /// Pause after the system refused a connection for want of something.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Most connections at once, where the system allows so many files.
+const MAX_CONNECTIONS: u64 = 1024;
+/// Files for all else: the worker's pipes, pictures that are fetched.
+const N_OTHER_FILES: u64 = 128;
+
+/// How many connections there may be: each is a file to the system. Raises the limit of files if it can.
+pub(crate) fn most_connections() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let wanted = MAX_CONNECTIONS + N_OTHER_FILES;
+    let mut limit = getrlimit(Resource::Nofile);
+    if let Some(current) = limit.current.filter(|current| *current < wanted) {
+        let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        limit.current = Some(raised);
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            limit.current = Some(current);
+        }
+    }
+    let n_files = limit.current.unwrap_or(wanted).min(wanted);
+    usize::try_from(n_files.saturating_sub(N_OTHER_FILES).max(16)).unwrap_or(16)
+}
 
 /// Opens the port.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -73,8 +93,13 @@ impl Connections {
         let _ = self.n.subscribe().wait_for(|n| *n == 0).await;
     }
 
+    /// How many there are.
+    pub(super) fn n(&self) -> usize {
+        *self.n.borrow()
+    }
+
     fn is_crowded(&self) -> bool {
-        *self.n.borrow() > self.n_max - self.n_max / 4
+        self.n() > self.n_max - self.n_max / 4
     }
 }
 
@@ -83,14 +108,14 @@ struct Counted(SharedApp);
 
 impl Counted {
     fn new(app: SharedApp) -> Self {
-        app.connections.n.send_modify(|n| *n += 1);
+        app.front.connections.n.send_modify(|n| *n += 1);
         Self(app)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.n.send_modify(|n| *n -= 1);
+        self.0.front.connections.n.send_modify(|n| *n -= 1);
     }
 }
 
@@ -98,7 +123,7 @@ impl Drop for Counted {
 pub(crate) async fn serve(listener: TcpListener, app: SharedApp) {
     let mut is_short = false;
     loop {
-        app.connections.room().await;
+        app.front.connections.room().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 is_short = false;
@@ -121,10 +146,7 @@ pub(crate) async fn serve(listener: TcpListener, app: SharedApp) {
 /// Whether a connection ended before it was taken.
 fn is_of_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// Serves one connection to its end.
@@ -133,7 +155,7 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
     // Events are small and must not wait for each other.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
-        let door = Door { local, is_crowded: app.connections.is_crowded() };
+        let door = Door { local, is_crowded: app.front.connections.is_crowded() };
         let answer = gate::answer(app.clone(), door, request);
         Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
@@ -150,15 +172,15 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
     let mut drain = pin!(app.drain.begun());
     let ended = loop {
         tokio::select! {
-            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
+            ended = &mut connection => break ended,
             () = &mut drain, if !is_told => {
                 is_told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };
-    // An error is a client that left or spoke no HTTP.
-    if ended.is_ok() {
+    // Whoever spoke no HTTP was told so. Other errors are clients that left.
+    if ended.is_ok() || ended.is_err_and(|error| error.is_parse()) {
         connection.into_parts().io.into_inner().close().await;
     }
 }

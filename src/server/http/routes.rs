@@ -5,9 +5,9 @@
 //! spelling of a guarded one.
 
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-use super::ApiError;
+use super::{models, status, tokens};
 use crate::server::{SharedApp, anthropic, openai, responses};
 
 /// What is asked for, by its address.
@@ -108,6 +108,21 @@ impl Route {
         )
     }
 
+    /// Whether nothing can be answered before the model is open.
+    pub(super) fn needs_engine(self) -> bool {
+        matches!(
+            self,
+            Route::ChatCompletions
+                | Route::Completions
+                | Route::FimCompletions
+                | Route::Messages
+                | Route::CountTokens
+                | Route::Responses
+                | Route::InputTokens
+                | Route::ApplyTemplate
+        )
+    }
+
     /// The methods it answers, for people and for `Allow`.
     pub(super) fn methods(self) -> &'static str {
         match self.takes_body() {
@@ -128,7 +143,17 @@ pub(super) async fn answer(route: Route, app: SharedApp, request: Request) -> Re
         Route::CountTokens => anthropic::count_tokens(app, request).await,
         Route::Responses => responses::create(app, request).await,
         Route::InputTokens => responses::input_tokens(app, request).await,
-        _ => ApiError::not_found(route.label()).into_response(),
+        Route::Tokenize => tokens::tokenize(app.0, request).await,
+        Route::Detokenize => tokens::detokenize(app.0, request).await,
+        Route::ApplyTemplate => tokens::apply_template(app.0, request).await,
+        Route::Health => status::health(&app),
+        Route::Metrics => status::metrics(&app),
+        Route::Props => status::props(&app),
+        Route::Models => models::list(&app),
+        Route::Model => {
+            let id = Route::model_id(request.uri().path()).unwrap_or_default();
+            models::one(&app, id)
+        }
     }
 }
 
