@@ -17,9 +17,7 @@ use serde_json::json;
 use self::answer::{Answer, Head};
 use super::SharedApp;
 use super::http::{self, ApiError, ErrorKind, RequestId};
-use super::request::{
-    self, Asked, Document, Generation, ReplyItem, Source, Usage,
-};
+use super::request::{self, Asked, Document, Generation, ReplyItem, Source, Usage};
 use crate::chat::Reading;
 
 /// `POST /v1/responses`.
