@@ -152,6 +152,11 @@ impl<'a> ReplyParser<'a> {
         self.stop.is_stopped()
     }
 
+    /// Whether what comes next belongs to the reasoning.
+    pub fn is_reasoning(&self) -> bool {
+        matches!(self.state, State::Reasoning)
+    }
+
     /// Takes the next generated id.
     pub fn push(&mut self, id: TokenId) -> Vec<ReplyEvent> {
         let mut events = Vec::new();

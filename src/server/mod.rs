@@ -33,6 +33,7 @@ pub(crate) use drain::Drain;
 pub(crate) use http::{Access, Keys};
 pub(crate) use metrics::Metrics;
 pub(crate) use names::Names;
+pub(crate) use request::Queue;
 pub(crate) use run::{Start, run};
 
 /// What every request needs.
@@ -54,6 +55,8 @@ pub(crate) struct App {
     pub(crate) log: Log,
     /// The engine's process.
     pub(crate) worker: Worker,
+    /// Who may run, and who waits.
+    pub(crate) queue: Arc<Queue>,
     /// What the engine's process told of the model the last time it opened it.
     known: watch::Sender<Option<Arc<ModelFacts>>>,
     /// What the model's file says of itself.
@@ -168,18 +171,7 @@ impl App {
         let gguf = crate::model::builtin();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let format = ChatFormat::of(&tokenizer, None).unwrap();
-        // Nobody drives this runtime, so no process is started: the worker is loading for ever.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let worker = {
-            let _guard = runtime.enter();
-            Worker::start(crate::worker::WorkerCommand {
-                program: "false".into(),
-                args: Vec::new(),
-                vocabulary: [0; 32],
-                patience: crate::worker::PATIENCE,
-            })
-        };
-        runtime.shutdown_background();
+        let queue = Queue::new(config.n_slots, config.n_queue);
         Arc::new(App {
             tokenizer,
             format,
@@ -187,7 +179,8 @@ impl App {
             metrics: Metrics::default(),
             drain: Drain::new(),
             log: Log::new(|_| {}),
-            worker,
+            worker: Worker::absent(),
+            queue,
             known: watch::Sender::new(None),
             about: About::default(),
             front: http::Front::new(Access::default(), 16, config.n_body),

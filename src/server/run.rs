@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::http::{self, Access, Front};
-use super::{About, App, Config, Drain, Log, Metrics, Names, SharedApp};
+use super::{About, App, Config, Drain, Log, Metrics, Names, Queue, SharedApp};
 use crate::chat::ChatFormat;
 use crate::tokenizer::Tokenizer;
 use crate::worker::{State, Worker, WorkerCommand};
@@ -62,6 +62,7 @@ async fn lived(start: Start, listening: impl FnOnce(SocketAddr)) -> Result<()> {
     let listener =
         http::bind(start.address).map_err(|error| cannot_listen(start.address, error))?;
     listening(listener.local_addr()?);
+    let queue = Queue::new(start.config.n_slots, start.config.n_queue);
     let app = Arc::new(App {
         tokenizer: start.tokenizer,
         format: start.format,
@@ -70,6 +71,7 @@ async fn lived(start: Start, listening: impl FnOnce(SocketAddr)) -> Result<()> {
         drain: Drain::new(),
         log: start.log,
         worker: Worker::start(start.worker),
+        queue,
         known: watch::Sender::new(None),
         about: start.about,
         front: Front::new(start.access, http::most_connections(), start.config.n_body),

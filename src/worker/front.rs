@@ -100,6 +100,14 @@ impl Worker {
         Worker { routes, vitals, state, stop: Arc::new(stop) }
     }
 
+    /// One that never comes to be.
+    #[cfg(test)]
+    pub(crate) fn absent() -> Self {
+        let (_, state) = watch::channel(State::Loading(None));
+        let stop = Arc::new(watch::channel(false).0);
+        Worker { routes: Arc::new(Routes::new()), vitals: Arc::default(), state, stop }
+    }
+
     /// How it does.
     pub fn state(&self) -> State {
         self.state.borrow().clone()

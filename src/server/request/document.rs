@@ -1,4 +1,5 @@
-//! A body becomes JSON text that is fit to be read: whole, in time, of bounded depth, and meaning one thing.
+//! A body becomes JSON text that is fit to be read: of bounded depth, and meaning one thing. (`http` has
+//! bounded its size and its time.)
 //!
 //! What parsers disagree about is refused here once for all protocols, with line and column: duplicate keys,
 //! halves of surrogate pairs, a byte order mark, bytes that are no UTF-8. Everything behind this sees a text
@@ -6,9 +7,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
@@ -21,8 +21,6 @@ use crate::chat::{Fields, Node};
 use crate::server::http::{ApiError, ErrorKind, RequestId};
 use crate::server::{Dialect, SharedApp};
 
-/// From the end of the head to the end of the body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Nesting of a body, schemas included.
 const MAX_DEPTH: usize = 64;
 /// Members of one object.
@@ -73,16 +71,11 @@ impl Document {
             arrived: Instant::now(),
             pictures: Arc::default(),
         };
-        let n_bytes = header_text(&head.headers, header::CONTENT_LENGTH.as_str())
-            .and_then(|length| length.parse::<usize>().ok());
-        let body = collect(body, n_bytes, app.config.n_body);
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-            Ok(bytes) => bytes?,
-            Err(_) => {
-                let message = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
-                return Err(ApiError::new(ErrorKind::Timeout, message));
-            }
-        };
+        let body = body.collect().await.map_err(|error| {
+            ApiError::new(ErrorKind::InvalidRequest, format!("the body broke off: {error}"))
+        })?;
+        // One piece, which this is the only one to hold, becomes a `Vec` as it is.
+        let bytes = Vec::from(body.to_bytes());
         let document = Document::parse(bytes)?;
         origin.affinity = affinity::key(&head.headers, document.fields().ok().as_ref());
         Ok((document, origin))
@@ -137,33 +130,6 @@ impl Origin {
             pictures: Arc::default(),
         }
     }
-}
-
-/// Reads a body up to a limit; nothing at all where its length is beyond it.
-async fn collect(
-    mut body: Body,
-    n_bytes: Option<usize>,
-    n_max: usize,
-) -> Result<Vec<u8>, ApiError> {
-    let too_large =
-        || ApiError::new(ErrorKind::TooLarge, format!("the body has more than {n_max} bytes"));
-    if n_bytes.is_some_and(|n| n > n_max) {
-        return Err(too_large());
-    }
-    // One piece from the start, so that it never lies in memory twice while it grows.
-    let mut bytes = Vec::with_capacity(n_bytes.unwrap_or_default());
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            ApiError::new(ErrorKind::InvalidRequest, format!("the body broke off: {error}"))
-        })?;
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > n_max {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes)
 }
 
 fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -361,16 +327,6 @@ mod tests {
             assert_eq!(document.text(), body);
             assert!(document.fields().is_ok());
         }
-    }
-
-    #[tokio::test]
-    async fn a_body_beyond_the_limit_is_too_large_before_it_is_read() {
-        let kind = |result: Result<Vec<u8>, ApiError>| result.map_err(|error| error.kind);
-        let read = |n_bytes| collect(Body::from("0123456789"), n_bytes, 10);
-        assert_eq!(kind(read(None).await), Ok(b"0123456789".to_vec()));
-        assert_eq!(kind(read(Some(11)).await), Err(ErrorKind::TooLarge));
-        let read = collect(Body::from("0123456789"), None, 9);
-        assert_eq!(kind(read.await), Err(ErrorKind::TooLarge));
     }
 
     #[test]

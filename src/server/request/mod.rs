@@ -7,7 +7,10 @@ mod document;
 mod fetch;
 pub(crate) mod fields;
 mod generation;
+mod plan;
 mod queue;
+mod record;
+mod relay;
 
 pub(crate) use asked::{ChatExtras, model, note_unknown, sampling};
 pub(crate) use conversation::{read_chat, read_responses};
@@ -107,4 +110,9 @@ pub(crate) struct Usage {
     pub(crate) n_reasoning: usize,
     /// Times and counts, as the worker tells them.
     pub(crate) spent: Spent,
+}
+
+/// A name that no other answer has: `prefix` and 24 hexadecimal digits.
+pub(crate) fn random_id(prefix: &str) -> String {
+    format!("{prefix}{}", super::http::RequestId::new().as_str())
 }
