@@ -4,21 +4,18 @@
 //! nobody makes would not know why. What tunes those machines (`service_tier`, `container`, caching) means
 //! nothing here and is passed over.
 
-use std::ops::Bound;
-
 use crate::chat::Fields;
 use crate::server::App;
 use crate::server::http::ApiError;
-use crate::server::request::fields::{fault, flag, float, object, stops, whole};
-use crate::server::request::{Asked, SamplingWishes, model};
+use crate::server::request::fields::{fault, flag, object, stops, whole};
+use crate::server::request::{Asked, model, note_unknown, sampling};
 
-/// Above zero: no token is that likely.
-const TOP_P: (Bound<f32>, Bound<f32>) = (Bound::Excluded(0.0), Bound::Included(1.0));
 /// Larger ones are mistakes; those beyond the context only mean its end.
 const MAX_TOKENS: u64 = (1 << 31) - 1;
 
 /// Reads the fields beside the conversation. The budget of thinking is the conversation reader's.
 pub(super) fn asked(fields: &Fields<'_>, app: &App) -> Result<Asked, ApiError> {
+    note_unknown(fields, &[KNOWN], app);
     refuse_provided(fields)?;
     let single_call = match fields.get("tool_choice") {
         Some(choice) if choice.is_object() => {
@@ -29,12 +26,7 @@ pub(super) fn asked(fields: &Fields<'_>, app: &App) -> Result<Asked, ApiError> {
     Ok(Asked {
         model: model(fields, app)?,
         stream: flag(fields, "stream")?.unwrap_or(false),
-        sampling: SamplingWishes {
-            temperature: float(fields, "temperature", 0.0..=1.0)?,
-            top_k: whole(fields, "top_k", 0..=u64::from(u32::MAX))?.map(|k| k as u32),
-            top_p: float(fields, "top_p", TOP_P)?,
-            ..SamplingWishes::default()
-        },
+        sampling: sampling(fields, app)?,
         n_max: whole(fields, "max_tokens", 1..=MAX_TOKENS)?.map(|n| n as u32),
         stop: stops(fields, "stop_sequences")?,
         single_call,
@@ -71,3 +63,38 @@ pub(super) fn refuse_provided(fields: &Fields<'_>) -> Result<(), ApiError> {
     }
     Ok(())
 }
+
+/// Fields that are read here or by the conversation's reader, and those that are accepted without effect.
+/// Sampling has more fields than Anthropic's, for clients that send them beside its own.
+const KNOWN: &[&str] = &[
+    "cache_control",
+    "container",
+    "context_management",
+    "diagnostics",
+    "frequency_penalty",
+    "inference_geo",
+    "logit_bias",
+    "max_tokens",
+    "mcp_servers",
+    "messages",
+    "metadata",
+    "min_p",
+    "model",
+    "output_config",
+    "output_format",
+    "presence_penalty",
+    "random_seed",
+    "repetition_penalty",
+    "seed",
+    "service_tier",
+    "speed",
+    "stop_sequences",
+    "stream",
+    "system",
+    "temperature",
+    "thinking",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_p",
+];
