@@ -184,15 +184,15 @@ impl Engine {
     ) -> Result<(), Error> {
         let _turn = lock(&self.runtime);
         let Passage { state, stages, n_done, rows } = passage;
-        vision.run_stage(sched, state, stages[*n_done], patches, rows).map_err(|error| {
-            match error {
+        vision.run_stage(sched, state, stages[*n_done], patches, rows).map_err(
+            |error| match error {
                 GgmlError::Cancelled => {
                     self.lower_cancel();
                     Error::Cancelled
                 }
                 error => error.into(),
-            }
-        })?;
+            },
+        )?;
         *n_done += 1;
         Ok(())
     }

@@ -186,7 +186,7 @@ impl Running {
             let same = held.find(|picture| picture.mark.hash == mark.hash);
             let rows = same.map(|picture| picture.rows.clone());
             let rows = rows.or_else(|| engine.known_rows(mark.hash));
-            match rows.filter(|rows| rows.len() == (mark.grid.cols * mark.grid.rows) as usize * n_embd) {
+            match rows.filter(|rows| is_of(&mark, rows, n_embd)) {
                 Some(rows) => self.pictures.push(ImageRows { mark, rows }),
                 None => {
                     self.awaits = Some(mark);
@@ -199,7 +199,9 @@ impl Running {
 
     /// Takes the rows of the picture that it waits for.
     pub(super) fn see(&mut self, rows: Arc<[f32]>) {
-        if let Some(mark) = self.awaits.take() {
+        let n_embd = self.session.engine().hparams().n_embd as usize;
+        // A prompt that tells another size than the pixels had asks again, and is told so.
+        if let Some(mark) = self.awaits.take().filter(|mark| is_of(mark, &rows, n_embd)) {
             self.pictures.push(ImageRows { mark, rows });
         }
     }
@@ -213,12 +215,12 @@ impl Running {
         self.awaits.map_or(self.n_left(), n_before)
     }
 
-    /// Its part of a pass: the next `n` tokens.
+    /// Its part of a pass: the next `n` tokens. The last one's logits are wanted even in the midst of a prompt:
+    /// they tell whether anything that was computed is no number, before it gets into other timelines.
     pub(super) fn row(&mut self, n: usize) -> BatchRow<'_> {
-        let n_logits = usize::from(n == self.n_left());
         let start = self.session.len();
         let tokens = &self.reply.text[start..start + n];
-        BatchRow { session: &mut self.session, tokens, images: &self.pictures, n_logits }
+        BatchRow { session: &mut self.session, tokens, images: &self.pictures, n_logits: 1 }
     }
 
     /// It is in a pass that has begun now.
@@ -226,11 +228,11 @@ impl Running {
         self.reply.first_pass.get_or_insert(now);
     }
 
-    /// Its next `n` tokens have been computed; at the end of its text `logits` are those after it.
+    /// Its next `n` tokens have been computed, and `logits` after them.
     pub(super) fn advanced(
         &mut self,
         n: usize,
-        logits: Option<&mut [f32]>,
+        logits: &mut [f32],
         engine: &Engine,
         events: &mut Vec<Event>,
     ) {
@@ -243,7 +245,9 @@ impl Running {
             self.reply.n_told = n_done;
             events.push(Event::Progress(self.reply.id, n_done));
         }
-        let Some(logits) = logits else { return };
+        if self.n_left() > 0 {
+            return;
+        }
         match self.reply.write(logits, engine, events) {
             Ok(None) => {}
             Ok(Some(end)) => {
@@ -259,6 +263,11 @@ impl Running {
         self.leaves = Some(is_kept);
         events.push(Event::Failed(self.reply.id, error.to_string()));
     }
+}
+
+/// Whether there are as many rows as the prompt has tokens for them.
+fn is_of(mark: &ImageMark, rows: &[f32], n_embd: usize) -> bool {
+    rows.len() == mark.grid.cols as usize * mark.grid.rows as usize * n_embd
 }
 
 impl Reply {

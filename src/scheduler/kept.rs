@@ -200,3 +200,117 @@ fn first_to_go(kept: &[Source<'_>], running: &[(u64, usize)]) -> Option<usize> {
     let worth = |&at: &usize| if is_covered(at) { Worth::Covered } else { worths[at] };
     (0..kept.len()).min_by_key(worth)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ImageMark;
+    use crate::vision::{Grid, ImageHash};
+
+    fn source(tokens: &[TokenId], n_computed: usize, affinity: Option<u64>) -> Source<'_> {
+        Source { planned: Timeline { tokens, images: &[] }, n_computed, affinity }
+    }
+
+    /// Numbers from 0, and after `at` others that start at `from`.
+    fn branch(at: u32, from: u32, n: u32) -> Vec<TokenId> {
+        (0..at).chain(from..from + n - at).collect()
+    }
+
+    #[test]
+    fn the_longest_computed_prefix_is_taken() {
+        let prompt = branch(400, 5000, 600);
+        let prompt = Timeline { tokens: &prompt, images: &[] };
+        let (near, far) = (branch(300, 7000, 900), branch(100, 8000, 200));
+        let all = |n_computed, key| [source(&near, n_computed, key), source(&far, 200, Some(1))];
+        let look =
+            |n_computed, key, wanted| search(prompt, wanted, all(n_computed, key).into_iter());
+        let best = |found: &Found| found.best;
+        assert_eq!(best(&look(900, None, None)), Some((0, 300)));
+        assert_eq!(best(&look(200, None, None)), Some((0, 200)));
+        assert_eq!(best(&look(50, None, None)), Some((1, 100)));
+        // Another 200 tokens are not worth waiting for, another 256 are.
+        assert_eq!(look(50, None, None).coming, None);
+        let longer = branch(356, 7000, 900);
+        let sources = [source(&longer, 50, None), source(&far, 200, None)];
+        let found = search(prompt, None, sources.into_iter());
+        assert_eq!((found.best, found.coming), (Some((1, 100)), Some((0, 356))));
+        // The key says which miss is worth telling.
+        let miss = |at: usize, kept| Some(Miss { at, kept, asked: at as TokenId });
+        assert_eq!(look(900, None, None).miss, miss(300, 7000));
+        assert_eq!(look(900, None, Some(1)).miss, miss(100, 8000));
+        assert_eq!(look(200, None, None).miss, None, "the prompt goes on from what is computed");
+        assert_eq!(search(prompt, None, std::iter::empty()), Found::default());
+    }
+
+    #[test]
+    fn the_last_token_of_a_prompt_is_never_reused() {
+        let tokens = branch(300, 0, 300);
+        let prompt = Timeline { tokens: &tokens, images: &[] };
+        let found = search(prompt, None, [source(&tokens, 300, None)].into_iter());
+        assert_eq!((found.best, found.miss), (Some((0, 299)), None));
+        let found = search(prompt, None, [source(&tokens, 0, None)].into_iter());
+        assert_eq!((found.best, found.coming), (None, Some((0, 299))));
+    }
+
+    #[test]
+    fn another_picture_is_another_prefix() {
+        let tokens = branch(50, 0, 50);
+        let grid = Grid { cols: 3, rows: 2 };
+        let images = [1, 2].map(|hash| [ImageMark { start: 7, grid, hash: ImageHash([hash; 32]) }]);
+        let kept = Timeline { tokens: &tokens, images: &images[0] };
+        let kept = Source { planned: kept, n_computed: 50, affinity: None };
+        for (images, expected) in images.iter().zip([49, 7]) {
+            let found = search(Timeline { tokens: &tokens, images }, None, [kept].into_iter());
+            assert_eq!(found.best, Some((0, expected)));
+        }
+    }
+
+    #[test]
+    fn only_what_goes_on_from_the_end_is_taken_over() {
+        for (n_common, prompt, kept, expected) in [
+            (100, None, None, true),
+            (99, None, None, false),
+            (100, Some(1), Some(1), true),
+            (90, Some(1), Some(1), true),
+            (89, Some(1), Some(1), false),
+            (100, Some(1), Some(2), false),
+            (100, None, Some(2), false),
+            (100, Some(1), None, false),
+        ] {
+            assert_eq!(takes_over(n_common, 100, prompt, kept), expected, "{n_common}");
+        }
+    }
+
+    /// The order in which all of them go.
+    fn order(timelines: &[(&[TokenId], Option<u64>)], running: &[(u64, usize)]) -> Vec<usize> {
+        let mut left: Vec<usize> = (0..timelines.len()).collect();
+        let mut gone = Vec::new();
+        while !left.is_empty() {
+            let of = |&at: &usize| source(timelines[at].0, timelines[at].0.len(), timelines[at].1);
+            let sources: Vec<Source<'_>> = left.iter().map(of).collect();
+            gone.push(left.remove(first_to_go(&sources, running).unwrap()));
+        }
+        gone
+    }
+
+    #[test]
+    fn conversations_go_last() {
+        let (main, title) = (branch(500, 0, 500), branch(20, 600, 100));
+        let (small, large) = (branch(10, 700, 300), branch(10, 800, 1400));
+        let beginning = branch(400, 0, 400);
+        let all: Vec<(&[TokenId], Option<u64>)> = vec![
+            (&main[..], Some(1)),
+            (&large[..], None),
+            (&small[..], None),
+            (&title[..], Some(1)),
+            (&beginning[..], Some(1)),
+            (&title[..], Some(2)),
+        ];
+        // Covered by the other title and by `main`, short; then by age.
+        assert_eq!(order(&all, &[]), [3, 4, 2, 0, 1, 5]);
+        assert_eq!(order(&all, &[(2, 1000)]), [3, 4, 5, 2, 0, 1]);
+        // What is worth less covers nothing: it would go next.
+        assert_eq!(order(&[(&beginning[..], Some(1)), (&main[..], None)], &[]), [1, 0]);
+        assert_eq!(order(&[(&main[..], None), (&main[..], None)], &[]), [0, 1]);
+    }
+}
