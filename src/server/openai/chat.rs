@@ -28,8 +28,9 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
             hint: origin.dialect_hint.as_deref(),
             configured: app.config.dialect,
         };
-        let manner = dialect::choose(client, &fields)?;
-        (Asked::openai(&fields, &app)?, ChatExtras::of(&fields)?, manner)
+        let extras = ChatExtras::of(&fields)?;
+        let manner = dialect::choose(client, &extras, &fields)?;
+        (Asked::openai(&fields, &app)?, extras, manner)
     };
     origin.protocol.push_str(match manner.dialect {
         Dialect::OpenAi => " openai",

@@ -8,7 +8,7 @@
 use crate::chat::{Fields, Node};
 use crate::server::Dialect;
 use crate::server::http::ApiError;
-use crate::server::request::fields;
+use crate::server::request::ChatExtras;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +31,19 @@ pub(super) struct Client<'a> {
 }
 
 /// Chooses: what the request says outright, then what the server was told, then what the client looks like.
-pub(super) fn choose(client: Client<'_>, body: &Fields<'_>) -> Result<Manner, ApiError> {
+pub(super) fn choose(
+    client: Client<'_>,
+    extras: &ChatExtras,
+    body: &Fields<'_>,
+) -> Result<Manner, ApiError> {
     let dialect = match client.hint {
         Some(hint) => named(hint)?,
         None => match client.configured {
             Some(dialect) => dialect,
-            None if looks_mistral(client.user_agent, body)? => Dialect::Mistral,
+            None if extras.stream_tool_calls => Dialect::Mistral,
+            None if is_mistral_agent(client.user_agent) || has_thinking_chunks(body) => {
+                Dialect::Mistral
+            }
             None => Dialect::OpenAi,
         },
     };
@@ -59,19 +66,6 @@ fn named(hint: &str) -> Result<Dialect, ApiError> {
     }
 }
 
-fn looks_mistral(user_agent: &str, body: &Fields<'_>) -> Result<bool, ApiError> {
-    if is_mistral_agent(user_agent) {
-        return Ok(true);
-    }
-    if let Some(options) = fields::object(body, "stream_options")?
-        && fields::flag(&options, "stream_tool_calls")? == Some(true)
-    {
-        return Ok(true);
-    }
-    let messages = body.get("messages").and_then(|messages| messages.items().ok());
-    Ok(messages.is_some_and(|messages| messages.iter().any(has_thinking_chunk)))
-}
-
 fn is_mistral_agent(user_agent: &str) -> bool {
     let agent = user_agent.to_ascii_lowercase();
     let names = ["mistral-client-python", "mistral-vibe", "ai-sdk/mistral"];
@@ -82,6 +76,11 @@ fn is_mistral_agent(user_agent: &str) -> bool {
 
 /// Whether the model's own words were sent back as this dialect writes them. Faults are left to the reader
 /// of conversations.
+fn has_thinking_chunks(body: &Fields<'_>) -> bool {
+    let messages = body.get("messages").and_then(|messages| messages.items().ok());
+    messages.is_some_and(|messages| messages.iter().any(has_thinking_chunk))
+}
+
 fn has_thinking_chunk(message: &Node<'_>) -> bool {
     // Most messages are texts, and histories are long.
     if !message.raw().contains("thinking") {
@@ -100,7 +99,8 @@ mod tests {
     use super::*;
 
     fn manner(client: Client<'_>, body: &str) -> Result<Manner, ApiError> {
-        choose(client, &Node::root(body).unwrap().fields().unwrap())
+        let fields = Node::root(body).unwrap().fields().unwrap();
+        choose(client, &ChatExtras::of(&fields).unwrap(), &fields)
     }
 
     #[test]
