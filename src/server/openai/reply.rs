@@ -3,8 +3,8 @@
 use std::future::ready;
 
 use axum::body::Body;
-use axum::http::header::CONTENT_TYPE;
 use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use futures_util::{Stream, StreamExt, stream};
 
