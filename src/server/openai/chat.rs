@@ -25,8 +25,8 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
         let fields = document.fields()?;
         let client = Client {
             user_agent: &origin.user_agent,
-            hint: origin.dialect_hint.as_deref(),
-            configured: app.config.dialect,
+            hint: None,
+            configured: origin.dialect,
         };
         let extras = ChatExtras::of(&fields)?;
         let manner = dialect::choose(client, &extras, &fields)?;
