@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::text::{TextAnswer, TextWriter};
 use super::{fim, reply};
 use crate::chat::{Fields, Node};
-use crate::server::http::{ApiError, ErrorKind, RequestId};
+use crate::server::http::{self, ApiError, ErrorKind, RequestId};
 use crate::server::request::{Asked, ChatExtras, Document, Source, fields, start};
 use crate::server::{App, SharedApp};
 use crate::tokenizer::TokenId;
@@ -56,7 +56,7 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
             }
         }
     };
-    reply::tell_changes(&mut response, &notes);
+    http::tell_changes(&mut response, &notes);
     Ok(response)
 }
 
