@@ -1,22 +1,25 @@
 //! Chat completions, completions and fill-in-the-middle, as OpenAI and Mistral have them.
+//!
+//! ```text
+//! chat, completions, fim     handlers: a request -> a generation -> an answer
+//!   chunks, message, text    writers: ReplyItems -> JSON, as a stream or as one body
+//!     answer, wire           what they share
+//! dialect                    which of the two protocols a client of chat completions reads
+//! ```
 
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+mod answer;
+mod chat;
+mod chunks;
+mod completions;
+mod dialect;
+mod fim;
+mod message;
+mod reply;
+#[cfg(test)]
+mod tests;
+mod text;
+mod wire;
 
-use super::SharedApp;
-use super::http::ApiError;
-
-/// `POST /v1/chat/completions`.
-pub(crate) async fn chat_completions(State(_app): State<SharedApp>, request: Request) -> Response {
-    ApiError::not_found(request.uri().path()).into_response()
-}
-
-/// `POST /v1/completions`.
-pub(crate) async fn completions(State(_app): State<SharedApp>, request: Request) -> Response {
-    ApiError::not_found(request.uri().path()).into_response()
-}
-
-/// `POST /v1/fim/completions`.
-pub(crate) async fn fim_completions(State(_app): State<SharedApp>, request: Request) -> Response {
-    ApiError::not_found(request.uri().path()).into_response()
-}
+pub(crate) use chat::chat_completions;
+pub(crate) use completions::completions;
+pub(crate) use fim::fim_completions;

@@ -1,0 +1,3 @@
+//! `gust serve` as clients meet it, with the built-in model.
+
+mod http;
