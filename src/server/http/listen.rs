@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -175,7 +175,7 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
             ended = &mut connection => break ended,
             () = &mut drain, if !is_told => {
                 is_told = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };
