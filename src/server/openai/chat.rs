@@ -23,11 +23,8 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
     let (document, mut origin) = Document::read(&app, request).await?;
     let (mut asked, extras, manner) = {
         let fields = document.fields()?;
-        let client = Client {
-            user_agent: &origin.user_agent,
-            hint: None,
-            configured: origin.dialect,
-        };
+        let client =
+            Client { user_agent: &origin.user_agent, hint: None, configured: origin.dialect };
         let extras = ChatExtras::of(&fields)?;
         let manner = dialect::choose(client, &extras, &fields)?;
         (Asked::openai(&fields, &app)?, extras, manner)
