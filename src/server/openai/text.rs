@@ -77,7 +77,7 @@ struct WireChoice<'a> {
 #[derive(Serialize, Default)]
 struct TextLogprobs<'a> {
     tokens: Vec<Cow<'a, str>>,
-    token_logprobs: Vec<f32>,
+    token_logprobs: Vec<f64>,
     top_logprobs: Vec<Map<String, Value>>,
     text_offset: Vec<usize>,
 }
@@ -210,7 +210,7 @@ impl Choice {
             let mut logprobs = TextLogprobs::default();
             for scored in &self.tokens {
                 logprobs.tokens.push(token_text(scored.id, tokenizer));
-                logprobs.token_logprobs.push(finite(scored.logprobs.chosen));
+                logprobs.token_logprobs.push(finite(scored.logprobs.chosen).into());
                 logprobs.text_offset.push(self.offset);
                 self.offset += self.utf8.push(&tokenizer.decode(&[scored.id])).chars().count();
                 let mut top = Map::new();
