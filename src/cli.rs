@@ -26,6 +26,8 @@ pub enum Command {
     Chat(cmd::chat::Args),
     /// Answer one prompt and exit
     Run(cmd::run::Args),
+    /// Answer clients of OpenAI's, Mistral's and Anthropic's protocols
+    Serve(cmd::serve::Args),
     /// Measure prefill and decode speed
     Bench(cmd::bench::Args),
     /// Measure how well a model predicts a text
@@ -48,6 +50,9 @@ pub enum Command {
     Tokenize(cmd::tokenize::Args),
     /// Turn token ids into text
     Detokenize(cmd::detokenize::Args),
+    /// The engine behind `serve`, in a process of its own
+    #[command(hide = true)]
+    Worker(cmd::worker::Args),
 }
 
 /// Flags of every command that loads a model.

@@ -2,8 +2,8 @@
 //! is that input's fault, not the program's end.
 //!
 //! The panic hook is the process's, so it is wrapped once and asks a flag of the panicking thread: what is
-//! contained prints nothing, everything else does what it did before. Our own panics are bugs and are not
-//! contained anywhere.
+//! contained prints nothing, everything else does what it did before. Our own panics are bugs; only the server
+//! contains them, so that a bug costs the request that found it and no other.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};

@@ -12,6 +12,11 @@ fn main() -> ExitCode {
     match gust::cmd::run(cli.command, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // A mistake in the flags that parsing could not see.
+        Err(error) if let Some(usage) = error.downcast_ref::<clap::Error>() => {
+            let _ = usage.print();
+            ExitCode::from(2)
+        }
         Err(error) => {
             printer.error(&error);
             ExitCode::FAILURE

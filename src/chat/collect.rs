@@ -36,7 +36,7 @@ impl ReplyCollector {
                     call.arguments.push_str(more);
                 }
             }
-            ReplyEvent::Finished { reason, malformed } => {
+            ReplyEvent::Finished { reason, malformed, .. } => {
                 if matches!(reason, FinishReason::Stop | FinishReason::ToolCalls) {
                     self.close_thought();
                 }

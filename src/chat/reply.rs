@@ -40,6 +40,8 @@ pub enum ReplyEvent {
         reason: FinishReason,
         /// Whether the output broke the grammar of replies.
         malformed: bool,
+        /// The stop string that ended it.
+        stopped_by: Option<String>,
     },
 }
 
@@ -150,6 +152,11 @@ impl<'a> ReplyParser<'a> {
         self.stop.is_stopped()
     }
 
+    /// Whether what comes next belongs to the reasoning.
+    pub fn is_reasoning(&self) -> bool {
+        matches!(self.state, State::Reasoning)
+    }
+
     /// Takes the next generated id.
     pub fn push(&mut self, id: TokenId) -> Vec<ReplyEvent> {
         let mut events = Vec::new();
@@ -192,7 +199,8 @@ impl<'a> ReplyParser<'a> {
             true => FinishReason::Stop,
             false => reason,
         };
-        events.push(ReplyEvent::Finished { reason, malformed: self.malformed });
+        let stopped_by = self.stop.stopped_by().map(str::to_owned);
+        events.push(ReplyEvent::Finished { reason, malformed: self.malformed, stopped_by });
         events
     }
 

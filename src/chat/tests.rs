@@ -163,7 +163,7 @@ fn gather(events: impl IntoIterator<Item = ReplyEvent>) -> Reply {
             ReplyEvent::ToolCallArguments(text) => {
                 reply.calls.last_mut().unwrap().1.push_str(&text);
             }
-            ReplyEvent::Finished { reason, malformed } => {
+            ReplyEvent::Finished { reason, malformed, .. } => {
                 reply.finish = Some(reason);
                 reply.malformed = malformed;
             }

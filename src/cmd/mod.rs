@@ -19,9 +19,11 @@ pub mod quantize;
 pub mod recipe;
 mod request;
 pub mod run;
+pub mod serve;
 pub mod split;
 mod text;
 pub mod tokenize;
+pub mod worker;
 pub mod write;
 
 use crate::cli::Command;
@@ -33,6 +35,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         None => chat::run(chat::Args::default_args(), printer),
         Some(Command::Chat(args)) => chat::run(args, printer),
         Some(Command::Run(args)) => run::run(args, printer),
+        Some(Command::Serve(args)) => serve::run(args, printer),
         Some(Command::Bench(args)) => bench::run(args, printer),
         Some(Command::Perplexity(args)) => perplexity::run(args, printer),
         Some(Command::Convert(args)) => convert::run(args, printer),
@@ -44,5 +47,6 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
+        Some(Command::Worker(args)) => worker::run(args, printer),
     }
 }

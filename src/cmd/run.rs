@@ -187,7 +187,7 @@ mod tests {
         let call = ReplyEvent::ToolCallStarted { id: "abcdefgh1".into(), name: "f".into() };
         let arguments = ReplyEvent::ToolCallArguments("{".into());
         let text = ReplyEvent::Text("a".into());
-        let end = |reason| ReplyEvent::Finished { reason, malformed: false };
+        let end = |reason| ReplyEvent::Finished { reason, malformed: false, stopped_by: None };
         let cut = end(FinishReason::Length);
         check(&[call.clone(), arguments.clone(), cut.clone()], false, Some(9), "last call");
         check(&[call.clone(), cut.clone()], false, None, "context is full");

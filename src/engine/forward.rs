@@ -145,9 +145,11 @@ impl Engine {
 
     fn take_cells(&self, rows: &mut [BatchRow<'_>]) -> Result<(), Error> {
         let mut pool = self.cells();
+        let mut n_others: usize = rows.iter().map(|row| row.tokens.len()).sum();
         for i in 0..rows.len() {
             let n = rows[i].tokens.len();
-            if !pool.extend(&mut rows[i].session.cells, n) {
+            n_others -= n;
+            if !pool.extend(&mut rows[i].session.cells, n, n_others) {
                 let n_tokens = rows[i].session.tokens.len() + n;
                 let images = rows[i].session.images.iter();
                 let n_image_tokens = images.map(|mark| mark.grid.n_tokens()).sum();

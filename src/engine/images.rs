@@ -152,11 +152,7 @@ impl Engine {
     ) -> Result<Vec<f32>, Error> {
         let rows = self.run_tower(vision, sched, patches, progress);
         sched.release();
-        let rows = rows?;
-        match rows.iter().all(|x| x.is_finite()) {
-            true => Ok(rows),
-            false => Err(Error::NotFinite),
-        }
+        finite(rows?)
     }
 
     fn run_tower(
@@ -166,26 +162,44 @@ impl Engine {
         patches: &ImagePatches,
         progress: Progress<'_>,
     ) -> Result<Vec<f32>, Error> {
-        let stages = VisionGraph::stages(&vision.projector);
-        let state = VisionState::new(&vision.projector, patches.grid, vision.device)?;
-        let mut rows = Vec::new();
-        for (i, &stage) in stages.iter().enumerate() {
-            if progress(i, stages.len()).is_break() {
+        let mut passage = Passage::new(vision, patches.grid)?;
+        let n_stages = passage.stages.len();
+        while passage.n_done < n_stages {
+            if progress(passage.n_done, n_stages).is_break() {
                 return Err(Error::Cancelled);
             }
-            let _turn = lock(&self.runtime);
-            vision.run_stage(sched, &state, stage, patches, &mut rows).map_err(
-                |error| match error {
-                    GgmlError::Cancelled => {
-                        self.lower_cancel();
-                        Error::Cancelled
-                    }
-                    error => error.into(),
-                },
-            )?;
+            self.run_stage(vision, sched, patches, &mut passage)?;
         }
-        let _ = progress(stages.len(), stages.len());
-        Ok(rows)
+        let _ = progress(n_stages, n_stages);
+        Ok(passage.rows)
+    }
+
+    /// Runs the next stage when no other pass runs.
+    fn run_stage(
+        &self,
+        vision: &Vision,
+        sched: &mut Scheduler,
+        patches: &ImagePatches,
+        passage: &mut Passage,
+    ) -> Result<(), Error> {
+        let _turn = lock(&self.runtime);
+        let Passage { state, stages, n_done, rows } = passage;
+        vision.run_stage(sched, state, stages[*n_done], patches, rows).map_err(
+            |error| match error {
+                GgmlError::Cancelled => {
+                    self.lower_cancel();
+                    Error::Cancelled
+                }
+                error => error.into(),
+            },
+        )?;
+        *n_done += 1;
+        Ok(())
+    }
+
+    /// What the tower made of a picture, if that is still kept.
+    pub fn known_rows(&self, hash: ImageHash) -> Option<Arc<[f32]>> {
+        lock(&self.vision.as_ref()?.cache).get(hash)
     }
 
     /// The rows of a picture: from the cache, or from the tower.
@@ -196,7 +210,7 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<Arc<[f32]>, Error> {
         let vision = self.vision.as_ref().ok_or(Error::NoVision)?;
-        let known = || lock(&vision.cache).get(image.hash());
+        let known = || self.known_rows(image.hash());
         if let Some(rows) = known() {
             return Ok(rows);
         }
@@ -210,6 +224,85 @@ impl Engine {
         let rows: Arc<[f32]> = self.embed(vision, &mut sched, &patches, progress)?.into();
         lock(&vision.cache).put(image.hash(), rows.clone());
         Ok(rows)
+    }
+}
+
+fn finite(rows: Vec<f32>) -> Result<Vec<f32>, Error> {
+    match rows.iter().all(|x| x.is_finite()) {
+        true => Ok(rows),
+        false => Err(Error::NotFinite),
+    }
+}
+
+/// A picture between two stages of the tower.
+#[derive(Debug)]
+struct Passage {
+    state: VisionState,
+    stages: Vec<VisionStage>,
+    n_done: usize,
+    /// Filled by the last stage.
+    rows: Vec<f32>,
+}
+
+impl Passage {
+    fn new(vision: &Vision, grid: Grid) -> Result<Self, Error> {
+        let state = VisionState::new(&vision.projector, grid, vision.device)?;
+        let stages = VisionGraph::stages(&vision.projector);
+        Ok(Passage { state, stages, n_done: 0, rows: Vec::new() })
+    }
+}
+
+/// A picture on its way through the tower, for a caller who runs other passes between its stages.
+///
+/// A thread of its own would not do: the lock that passes take isn't fair, and whoever decodes token after
+/// token would hardly ever let it in. Dropping an unfinished one gives its memory back.
+#[derive(Debug)]
+pub struct Embedding {
+    engine: Arc<Engine>,
+    hash: ImageHash,
+    patches: ImagePatches,
+    passage: Passage,
+}
+
+impl Embedding {
+    /// A picture at the tower's door. Its patches must be as [`Engine::patch_config`] cuts them.
+    pub fn new(
+        engine: &Arc<Engine>,
+        hash: ImageHash,
+        patches: ImagePatches,
+    ) -> Result<Self, Error> {
+        let vision = engine.vision.as_ref().ok_or(Error::NoVision)?;
+        let passage = Passage::new(vision, patches.grid)?;
+        Ok(Embedding { engine: engine.clone(), hash, patches, passage })
+    }
+
+    /// Names the picture.
+    pub fn hash(&self) -> ImageHash {
+        self.hash
+    }
+
+    /// Runs one stage. After the last one the rows are there, and kept for [`Engine::known_rows`].
+    pub fn advance(&mut self) -> Result<Option<Arc<[f32]>>, Error> {
+        let Embedding { engine, hash, patches, passage } = self;
+        let vision = engine.vision.as_ref().ok_or(Error::NoVision)?;
+        if let Some(rows) = engine.known_rows(*hash) {
+            return Ok(Some(rows)); // another session was faster
+        }
+        engine.run_stage(vision, &mut lock(&vision.sched), patches, passage)?;
+        if passage.n_done < passage.stages.len() {
+            return Ok(None);
+        }
+        let rows: Arc<[f32]> = finite(std::mem::take(&mut passage.rows))?.into();
+        lock(&vision.cache).put(*hash, rows.clone());
+        Ok(Some(rows))
+    }
+}
+
+impl Drop for Embedding {
+    fn drop(&mut self) {
+        if let Some(vision) = &self.engine.vision {
+            lock(&vision.sched).release();
+        }
     }
 }
 

@@ -20,8 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use forward::{BatchRow, ColumnSums};
 pub use generate::{End, Generation};
+pub use images::Embedding;
 pub use machine::{default_n_threads, memory_available};
-pub use prompt::{ImageMark, ImageRows, ImageSpan, Prompt};
+pub use prompt::{ImageMark, ImageRows, ImageSpan, Prompt, Timeline};
 pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};
 
@@ -225,6 +226,11 @@ impl Engine {
     /// Most tokens in one timeline, and in all timelines together.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
+    }
+
+    /// Cells that no timeline holds, of [`n_ctx`](Self::n_ctx).
+    pub fn n_cells_free(&self) -> usize {
+        self.cells().n_free()
     }
 
     /// Element types of K and V in the cache.

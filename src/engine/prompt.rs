@@ -62,11 +62,48 @@ impl ImageMark {
     }
 
     /// Whether a row of the picture takes the place of a token of `range`.
-    pub(super) fn has_rows_in(&self, range: &Range<usize>) -> bool {
+    pub fn has_rows_in(&self, range: &Range<usize>) -> bool {
         let end = self.start + self.grid.n_tokens();
         // At most one token in two ends a row.
         (range.start.max(self.start)..range.end.min(end)).take(2).any(|i| self.row_at(i).is_some())
     }
+}
+
+/// Tokens in a row, and the pictures that some of them stand for.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeline<'a> {
+    /// Every token.
+    pub tokens: &'a [TokenId],
+    /// Pictures that at least begin among them, or after them.
+    pub images: &'a [ImageMark],
+}
+
+impl Timeline<'_> {
+    /// Tokens that both have in common; those of a picture are the same only if the picture is.
+    pub fn n_common(self, other: Timeline<'_>) -> usize {
+        let n_tokens = n_equal(self.tokens, other.tokens);
+        let (mut ours, mut theirs) = (self.images.iter(), other.images.iter());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => return n_tokens,
+                (a, b) if a == b => {}
+                (a, b) => {
+                    let starts = a.into_iter().chain(b).map(|mark| mark.start);
+                    return starts.min().map_or(n_tokens, |start| start.min(n_tokens));
+                }
+            }
+        }
+    }
+}
+
+/// Length of the common prefix, block by block: timelines are long, and whole blocks compare fast.
+fn n_equal(a: &[TokenId], b: &[TokenId]) -> usize {
+    const BLOCK: usize = 64;
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    let n_blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK)).take_while(|(a, b)| a == b).count();
+    let start = n.min(n_blocks * BLOCK);
+    start + a[start..].iter().zip(&b[start..]).take_while(|(a, b)| a == b).count()
 }
 
 /// A picture and the rows that the vision tower made of it.
@@ -81,6 +118,28 @@ pub struct ImageRows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timelines_part_at_the_first_other_token_or_picture() {
+        let grid = Grid { cols: 3, rows: 2 };
+        let mark = |start, hash| ImageMark { start, grid, hash: ImageHash([hash; 32]) };
+        let tokens: Vec<TokenId> = (0..200).collect();
+        let n_common = |n: usize, other: &[TokenId], ours: &[ImageMark], theirs: &[ImageMark]| {
+            let ours = Timeline { tokens: &tokens[..n], images: ours };
+            let theirs = Timeline { tokens: other, images: theirs };
+            assert_eq!(ours.n_common(theirs), theirs.n_common(ours));
+            ours.n_common(theirs)
+        };
+        for at in [0, 1, 63, 64, 65, 127, 128, 199] {
+            let mut other = tokens.clone();
+            other[at] = 1000;
+            assert_eq!(n_common(200, &other, &[], &[]), at);
+            assert_eq!(n_common(at, &tokens, &[], &[]), at);
+        }
+        assert_eq!(n_common(200, &tokens, &[mark(5, 1)], &[mark(5, 1), mark(70, 2)]), 70);
+        assert_eq!(n_common(200, &tokens, &[mark(5, 1)], &[mark(5, 2)]), 5);
+        assert_eq!(n_common(60, &tokens, &[], &[mark(70, 2)]), 60);
+    }
 
     #[test]
     fn every_token_but_the_rows_ends_stands_for_a_piece() {

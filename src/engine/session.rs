@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::Cells;
 use crate::tokenizer::TokenId;
 
-use super::{BatchRow, Engine, Error, ImageMark, ImageRows, N_BATCH, Prompt};
+use super::{BatchRow, Engine, Error, ImageMark, ImageRows, N_BATCH, Prompt, Timeline};
 
 /// A timeline: tokens whose K and V lie in the engine's cache.
 ///
@@ -50,6 +50,11 @@ impl Session {
         &self.tokens
     }
 
+    /// Everything computed so far, with its pictures.
+    pub fn timeline(&self) -> Timeline<'_> {
+        Timeline { tokens: &self.tokens, images: &self.images }
+    }
+
     /// Tokens in the timeline.
     pub fn len(&self) -> usize {
         self.tokens.len()
@@ -65,6 +70,29 @@ impl Session {
         self.tokens.truncate(n);
         self.images.retain(|image| image.start < n);
         self.engine.cells().truncate(&mut self.cells, n);
+    }
+
+    /// Cells that are taken ahead of the tokens to come.
+    pub fn n_ahead(&self) -> usize {
+        self.cells.n_ahead()
+    }
+
+    /// Gives back the cells that are taken ahead.
+    pub fn give_back(&mut self) {
+        self.rewind(self.tokens.len());
+    }
+
+    /// Cells that the first tokens of timelines take up together, so many of each; shared ones count once.
+    pub fn n_cells<'a>(timelines: impl Iterator<Item = (&'a Session, usize)>) -> usize {
+        let mut is_taken = Vec::new();
+        let mut n_cells = 0;
+        for (session, n) in timelines {
+            is_taken.resize(session.engine.n_ctx(), false);
+            for &cell in &session.cells.as_slice()[..n] {
+                n_cells += usize::from(!std::mem::replace(&mut is_taken[cell as usize], true));
+            }
+        }
+        n_cells
     }
 
     /// Another timeline with the same first `n` tokens; their cells are shared, nothing is computed.
@@ -98,7 +126,9 @@ impl Session {
             return Err(Error::ContextFull { n_tokens: tokens.len(), n_image_tokens, n_ctx });
         }
         // The last token runs in any case: its logits are wanted.
-        let n_reused = self.n_common(prompt).min(tokens.len() - 1);
+        let marks: Vec<ImageMark> = prompt.images.iter().map(super::ImageSpan::mark).collect();
+        let wanted = Timeline { tokens, images: &marks };
+        let n_reused = self.timeline().n_common(wanted).min(tokens.len() - 1);
         self.rewind(n_reused);
         let is_new = |mark: &ImageMark| mark.has_rows_in(&(n_reused..tokens.len()));
         let new = prompt.images.iter().filter(|span| is_new(&span.mark()));
@@ -131,24 +161,6 @@ impl Session {
         }
         let _ = progress(n_total, n_total);
         Ok(SyncStats { n_reused, n_evaluated: tokens.len() - n_reused })
-    }
-
-    /// Tokens that the timeline and the prompt have in common; those of a picture are the same only if
-    /// the picture is.
-    fn n_common(&self, prompt: &Prompt) -> usize {
-        let tokens = self.tokens.iter().zip(&prompt.tokens).take_while(|(a, b)| a == b).count();
-        let mut theirs = prompt.images.iter().map(super::ImageSpan::mark);
-        let mut ours = self.images.iter().copied();
-        loop {
-            match (ours.next(), theirs.next()) {
-                (None, None) => return tokens,
-                (a, b) if a == b => {}
-                (a, b) => {
-                    let starts = a.iter().chain(&b).map(|mark| mark.start);
-                    return starts.min().map_or(tokens, |start| start.min(tokens));
-                }
-            }
-        }
     }
 
     /// Appends one token and puts the logits after it into `logits`.

@@ -108,6 +108,11 @@ impl Cells {
     pub fn as_slice(&self) -> &[u32] {
         &self.used
     }
+
+    /// How many are taken ahead.
+    pub fn n_ahead(&self) -> usize {
+        self.ahead.len()
+    }
 }
 
 impl CellPool {
@@ -121,15 +126,17 @@ impl CellPool {
         self.n_free
     }
 
-    /// Appends `n` cells to a timeline; `false`, and nothing done, when too few are free.
-    pub fn extend(&mut self, cells: &mut Cells, n: usize) -> bool {
+    /// Appends `n` cells to a timeline; `false`, and nothing done, when too few are free. `n_others` are
+    /// wanted by others in the same pass: they are not taken ahead.
+    pub fn extend(&mut self, cells: &mut Cells, n: usize, n_others: usize) -> bool {
         if self.n_free + cells.ahead.len() < n {
             return false;
         }
         for i in 0..n {
             if cells.ahead.is_empty() {
                 // A prompt takes what it needs; only what grows token by token takes ahead.
-                let n_wanted = if n > 1 { n - i } else { RUN.min(1 + self.n_free / RUN_SHARE) };
+                let n_spare = self.n_free.saturating_sub(1 + n_others);
+                let n_wanted = if n > 1 { n - i } else { RUN.min(1 + n_spare / RUN_SHARE) };
                 self.take_run(cells, n_wanted);
             }
             cells.used.push(cells.ahead.pop().expect("a free cell was counted"));
@@ -194,11 +201,11 @@ mod tests {
     fn cells_are_shared_counted_and_returned() {
         let mut pool = CellPool::new(100);
         let (mut a, mut b) = (Cells::default(), Cells::default());
-        assert!(pool.extend(&mut a, 40));
-        assert!(pool.extend(&mut b, 10));
+        assert!(pool.extend(&mut a, 40, 0));
+        assert!(pool.extend(&mut b, 10, 0));
         assert_eq!(a.as_slice(), (0..40).collect::<Vec<u32>>());
         let mut shared = pool.share(&a, 8);
-        assert!(pool.extend(&mut shared, 2));
+        assert!(pool.extend(&mut shared, 2, 0));
         pool.truncate(&mut a, 0);
         assert_eq!(shared.as_slice()[..8], (0..8).collect::<Vec<u32>>());
         pool.truncate(&mut shared, 0);
@@ -210,19 +217,30 @@ mod tests {
     fn a_full_pool_refuses_and_keeps_everything() {
         let mut pool = CellPool::new(10);
         let (mut a, mut b) = (Cells::default(), Cells::default());
-        assert!(pool.extend(&mut a, 9));
-        assert!(!pool.extend(&mut b, 3));
+        assert!(pool.extend(&mut a, 9, 0));
+        assert!(!pool.extend(&mut b, 3, 0));
         assert!(b.as_slice().is_empty());
         pool.truncate(&mut a, 2);
-        assert!(pool.extend(&mut b, 8));
-        assert!(!pool.extend(&mut b, 1));
+        assert!(pool.extend(&mut b, 8, 0));
+        assert!(!pool.extend(&mut b, 1, 0));
     }
 
     #[test]
     fn prompts_side_by_side_fill_the_pool_to_its_last_cell() {
         let mut pool = CellPool::new(512);
         let mut timelines: Vec<Cells> = (0..4).map(|_| Cells::default()).collect();
-        assert!(timelines.iter_mut().all(|cells| pool.extend(cells, 128)));
+        assert!(timelines.iter_mut().all(|cells| pool.extend(cells, 128, 0)));
         assert_eq!(pool.n_free(), 0);
+    }
+
+    #[test]
+    fn nobody_takes_ahead_what_another_row_of_the_pass_needs() {
+        for n in [1, 63, 64, 65, 200, 512] {
+            let mut pool = CellPool::new(n);
+            let mut timelines: Vec<Cells> = (0..n).map(|_| Cells::default()).collect();
+            for (i, cells) in timelines.iter_mut().enumerate() {
+                assert!(pool.extend(cells, 1, n - 1 - i), "timeline {i} of {n}");
+            }
+        }
     }
 }

@@ -2,13 +2,34 @@
 //!
 //! A [`Job`] is token ids in, token ids out. Each [`Scheduler::step`] runs one forward pass with a row for
 //! every reply that is being written and a share of somebody's prompt. The scheduler is a plain state
-//! machine without threads, clocks or channels of its own, so tests drive it step by step; `worker` owns the
-//! thread that calls it.
+//! machine without threads or channels of its own, so tests drive it step by step; `worker` owns the thread
+//! that calls it. Time decides nothing but how much of a prompt goes into a step.
+//!
+//! What a job has computed is kept when it ends, however it ends, and the next prompt with the same
+//! beginning starts from there. Cells are never reserved: when they run short, kept timelines go, and
+//! then the youngest job starts over later, which its reader sees as a pause. The oldest job never waits for
+//! cells, so all jobs end.
+
+mod admit;
+mod job;
+mod kept;
+mod logprobs;
+mod pictures;
+mod plan;
+mod room;
+mod step;
+
+use std::sync::Arc;
 
 use crate::constraint::Constraint;
-use crate::engine::{End, ImageMark, SamplingParams};
+use crate::engine::{End, Engine, ImageMark, N_BATCH, SamplingParams};
 use crate::tokenizer::TokenId;
-use crate::vision::ImageHash;
+use crate::vision::{ImageHash, ImagePatches};
+
+use job::{Reply, Running, Waiting};
+use kept::Kept;
+use pictures::Tower;
+use plan::Pace;
 
 /// Names a job; chosen by whoever submits it, and never again for another.
 #[derive(
@@ -84,7 +105,8 @@ pub struct Spent {
     pub decode_s: f64,
 }
 
-/// What a step tells about a job. `Ended` or `Failed` is its last event.
+/// What a step tells about a job. `Ended` or `Failed` is its last event; of a job that was cancelled nothing
+/// more is told.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Event {
     /// It has a slot.
@@ -115,3 +137,124 @@ pub struct Load {
     /// Timelines that are kept without a job.
     pub n_kept: usize,
 }
+
+/// All jobs of one engine.
+#[derive(Debug)]
+pub struct Scheduler {
+    engine: Arc<Engine>,
+    n_slots: usize,
+    /// The oldest first, as everywhere.
+    running: Vec<Running>,
+    waiting: Vec<Waiting>,
+    kept: Kept,
+    tower: Tower,
+    pace: Pace,
+    /// Told by the next step.
+    pending: Vec<Event>,
+    n_submitted: u64,
+    /// Whether something happened since that may let a waiting job start.
+    may_admit: bool,
+    /// Tokens that each running job could have in the next pass, and those that it gets.
+    wants: Vec<usize>,
+    shares: Vec<usize>,
+    logits: Vec<f32>,
+}
+
+impl Scheduler {
+    /// A scheduler of at most `n_slots` running jobs, at least one and no more than a pass has rows.
+    pub fn new(engine: &Arc<Engine>, n_slots: usize) -> Self {
+        Scheduler {
+            engine: engine.clone(),
+            n_slots: n_slots.clamp(1, N_BATCH),
+            running: Vec::new(),
+            waiting: Vec::new(),
+            kept: Kept::default(),
+            tower: Tower::new(engine),
+            pace: Pace::default(),
+            pending: Vec::new(),
+            n_submitted: 0,
+            may_admit: false,
+            wants: Vec::new(),
+            shares: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// Takes a job. One that cannot run is told as failed by the next step.
+    pub fn submit(&mut self, job: Job) {
+        let id = job.id;
+        match Reply::new(job, self.n_submitted, &self.engine) {
+            Ok(reply) => self.waiting.push(Waiting { reply, after: None }),
+            Err(problem) => self.pending.push(Event::Failed(id, problem)),
+        }
+        self.n_submitted += 1;
+        self.may_admit = true;
+    }
+
+    /// Ends a job at once and without a word. What it has computed is kept.
+    pub fn cancel(&mut self, id: JobId) {
+        self.pending.retain(|event| !matches!(event, Event::Failed(failed, _) if *failed == id));
+        self.waiting.retain(|waiting| waiting.reply.id != id);
+        if let Some(running) = self.running.iter_mut().find(|running| running.reply.id == id) {
+            running.leaves = Some(true);
+        }
+        self.sweep();
+        self.may_admit = true;
+    }
+
+    /// Holds a job where it is, or lets it go on.
+    pub fn pause(&mut self, id: JobId, is_paused: bool) {
+        let running = self.running.iter_mut().map(|running| &mut running.reply);
+        let mut replies = running.chain(self.waiting.iter_mut().map(|waiting| &mut waiting.reply));
+        if let Some(reply) = replies.find(|reply| reply.id == id) {
+            reply.is_paused = is_paused;
+        }
+        self.may_admit = true;
+    }
+
+    /// The pixels of a picture that was asked for. Jobs whose prompt has another size for it fail.
+    pub fn picture(&mut self, hash: ImageHash, patches: ImagePatches) {
+        if self.tower.has(hash) {
+            return;
+        }
+        let size = self.engine.patch_config().map(|config| config.size(patches.grid));
+        let is_whole = size.is_some_and(|(cols, rows)| patches.pixels.len() == 3 * cols * rows);
+        for job in self.running.iter_mut().filter(|job| job.wants(hash)) {
+            let grid = job.awaits.map(|mark| mark.grid);
+            if !is_whole || grid != Some(patches.grid) {
+                job.leaves = Some(true);
+                let problem = "the pixels of a picture are not of the size that its tokens tell";
+                self.pending.push(Event::Failed(job.reply.id, problem.to_owned()));
+            }
+        }
+        self.sweep();
+        if self.running.iter().any(|job| job.wants(hash)) {
+            self.tower.add(hash, patches);
+        }
+    }
+
+    /// Whether a step would do nothing.
+    pub fn is_idle(&self) -> bool {
+        let is_still = |job: &Running| job.reply.is_paused || job.is_stuck();
+        let is_free = self.running.len() < self.n_slots;
+        self.pending.is_empty()
+            && self.tower.is_idle()
+            && self.running.iter().all(is_still)
+            && !(self.may_admit && is_free && !self.waiting.is_empty())
+    }
+
+    /// How busy it is.
+    pub fn load(&self) -> Load {
+        let n_cells = self.engine.n_ctx();
+        Load {
+            n_running: self.running.len(),
+            n_waiting: self.waiting.len(),
+            n_cells_used: n_cells - self.engine.n_cells_free(),
+            n_cells,
+            n_kept: self.kept.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

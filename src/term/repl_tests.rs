@@ -50,7 +50,7 @@ fn events(reply: &Reply) -> Vec<ReplyEvent> {
         Reply::Calls(..) => FinishReason::ToolCalls,
         _ => FinishReason::Stop,
     };
-    events.push(ReplyEvent::Finished { reason, malformed: false });
+    events.push(ReplyEvent::Finished { reason, malformed: false, stopped_by: None });
     events
 }
 

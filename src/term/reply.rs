@@ -219,7 +219,11 @@ mod tests {
             ReplyEvent::ToolCallArguments(": 1}".to_owned()),
             ReplyEvent::ToolCallStarted { id: "abcdefgh2".to_owned(), name: "g".to_owned() },
             ReplyEvent::ToolCallArguments("{}".to_owned()),
-            ReplyEvent::Finished { reason: FinishReason::ToolCalls, malformed: false },
+            ReplyEvent::Finished {
+                reason: FinishReason::ToolCalls,
+                malformed: false,
+                stopped_by: None,
+            },
         ]
     }
 
@@ -262,7 +266,11 @@ mod tests {
     fn a_call_that_was_cut_off_is_none_for_a_program() {
         let mut events = events();
         events.truncate(9);
-        events.push(ReplyEvent::Finished { reason: FinishReason::Length, malformed: false });
+        events.push(ReplyEvent::Finished {
+            reason: FinishReason::Length,
+            malformed: false,
+            stopped_by: None,
+        });
         let mut renderer = ReplyRenderer::new(PIPE, PIPE, CallStyle::Json, false);
         let all = render(&mut renderer, &events[4..]);
         assert_eq!(all.answer.lines().count(), 1);

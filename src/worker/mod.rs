@@ -5,11 +5,26 @@
 //! OOM killer) ends the requests that were in it with an error, and it is started again. Between the two go
 //! frames over the worker's stdin and stdout: token ids, pixels, sampling and rules in, token ids out.
 //! No text, no sockets and no JSON reach the worker.
+//!
+//! `child` is the worker's side: three threads around the scheduler. [`Worker`] is the front's: `supervisor`
+//! keeps a process alive, `routes` knows which request each report belongs to, and `front` is what callers
+//! hold of both. `frame` lies between the two sides.
+
+mod child;
+mod frame;
+mod front;
+mod routes;
+mod supervisor;
+
+pub use child::{refuse, serve};
+pub use frame::FrameError;
+pub use front::{JobStream, Lost, NewJob, PrepareError, Prepared, Worker};
+pub use supervisor::{PATIENCE, WorkerCommand};
 
 use crate::constraint::ReplyRules;
 use crate::engine::{End, ImageMark, SamplingParams};
 use crate::scheduler::{JobId, Load, Logprobs, Spent, Start};
-use crate::tokenizer::TokenId;
+use crate::tokenizer::{TokenId, Tokenizer};
 use crate::vision::{ImageHash, ImagePatches, PatchConfig};
 
 /// What the front has to know of an opened model.
@@ -23,8 +38,24 @@ pub struct ModelFacts {
     pub patches: Option<PatchConfig>,
     /// Requests that run side by side.
     pub n_slots: usize,
-    /// Names the vocabulary: the front's tokenizer must have the same.
+    /// [`vocabulary_hash`] of its tokenizer: the front's must have the same.
     pub vocabulary: [u8; 32],
+}
+
+/// Names a vocabulary: ids mean the same to two tokenizers with the same hash.
+pub fn vocabulary_hash(tokenizer: &Tokenizer) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    // Every list and every token goes in with its length, so that no two vocabularies run together.
+    hasher.update(&(tokenizer.n_vocab() as u64).to_le_bytes());
+    for id in 0..tokenizer.n_vocab() as TokenId {
+        let bytes = tokenizer.token_bytes(id);
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+        hasher.update(&[u8::from(tokenizer.is_control(id))]);
+    }
+    hasher.update(&tokenizer.bos().to_le_bytes());
+    hasher.update(&tokenizer.eos().to_le_bytes());
+    hasher.finalize().into()
 }
 
 /// What the front asks of the worker.

@@ -55,6 +55,10 @@ impl Reader<'_, '_> {
             }
             "image_url" | "input_image" => self.image_url(&fields)?,
             "image" => self.image_block(&fields)?,
+            "thinking" if fields.get("signature").is_some() && says_nothing(&fields)? => {
+                self.change(&node.place, "thinking that the client was not shown is left out")?;
+                return Ok(None);
+            }
             "thinking" | "reasoning" | "reasoning_text" => self.thinking(&fields)?,
             "redacted_thinking" => {
                 self.change(&node.place, "redacted thinking is left out")?;
@@ -67,6 +71,11 @@ impl Reader<'_, '_> {
             "tool_use" => return self.tool_use(&fields).map(|call| Some(Part::Call(call))),
             "tool_result" => return self.tool_result(&fields).map(|r| Some(Part::Result(r))),
             "document" => self.document(&fields)?,
+            "search_result" => self.search_result(&fields)?,
+            kind if is_provided(kind) => {
+                self.change(&node.place, format!("{kind:?}, its provider's own, is left out"))?;
+                return Ok(None);
+            }
             found => {
                 return Err(RequestError::field(
                     fields.place_of("type"),
@@ -128,13 +137,7 @@ impl Reader<'_, '_> {
                 None => fields.need("thinking")?,
             },
         };
-        let mut thinking = String::new();
-        for (place, part) in self.parts(&node)? {
-            match part {
-                Part::Chunk(ContentChunk::Text(text)) => thinking.push_str(&text),
-                _ => return Err(RequestError::field(place, "thinking is text")),
-            }
-        }
+        let thinking = self.plain_text(&node, "thinking is text")?;
         Ok(ContentChunk::Thinking { thinking, closed: fields.flag("closed")?.unwrap_or(true) })
     }
 
@@ -174,11 +177,57 @@ impl Reader<'_, '_> {
     /// A document that is text after all.
     fn document(&mut self, fields: &Fields<'_>) -> Result<ContentChunk, RequestError> {
         let source = fields.need("source")?.fields()?;
-        if source.kind()? != "text" {
-            let problem = "only documents of plain text can be told to the model";
-            return Err(RequestError::field(source.place_of("type"), problem));
-        }
         self.foreign(&fields.place, "a document is text")?;
-        Ok(ContentChunk::Text(source.need("data")?.text()?))
+        match source.kind()?.as_str() {
+            "text" => Ok(ContentChunk::Text(source.need("data")?.text()?)),
+            "content" => {
+                let parts = source.need("content")?;
+                Ok(ContentChunk::Text(
+                    self.plain_text(&parts, "a document's content is text here")?,
+                ))
+            }
+            found => Err(RequestError::field(
+                source.place_of("type"),
+                format!(
+                    "a document of {found:?} cannot be told to the model, only one of plain text: send its \
+                     text"
+                ),
+            )),
+        }
     }
+
+    /// What a client's own search found, as text.
+    fn search_result(&mut self, fields: &Fields<'_>) -> Result<ContentChunk, RequestError> {
+        self.foreign(&fields.place, "a search result is text")?;
+        let text = self.plain_text(&fields.need("content")?, "a search result is text")?;
+        let title = fields.text("title")?.unwrap_or_default();
+        let source = fields.text("source")?.unwrap_or_default();
+        Ok(ContentChunk::Text(format!("{title}\n{source}\n\n{text}")))
+    }
+
+    /// The text of parts that must be text.
+    fn plain_text(&mut self, node: &Node<'_>, problem: &str) -> Result<String, RequestError> {
+        let mut said = String::new();
+        for (place, part) in self.parts(node)? {
+            match part {
+                Part::Chunk(ContentChunk::Text(text)) => said.push_str(&text),
+                _ => return Err(RequestError::field(place, problem)),
+            }
+        }
+        Ok(said)
+    }
+}
+
+/// Whether this is thinking without a word: only its signature was kept.
+fn says_nothing(fields: &Fields<'_>) -> Result<bool, RequestError> {
+    let thinking = fields.get("thinking").filter(Node::is_string);
+    thinking.map_or(Ok(false), |node| Ok(node.text()?.is_empty()))
+}
+
+/// Chunks of Anthropic's histories about what its own machines did: calls, results, notes. No client can
+/// leave them out, and only those machines understand them.
+fn is_provided(kind: &str) -> bool {
+    let others =
+        ["server_tool_use", "mcp_tool_use", "mcp_tool_listing", "container_upload", "fallback"];
+    others.contains(&kind) || kind.ends_with("_tool_result")
 }

@@ -37,6 +37,11 @@ impl<'a> Node<'a> {
         Ok(Node { place: String::new(), json: raw.get() })
     }
 
+    /// Where it stands, as `messages[2].content`.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
     /// The value's own text.
     pub fn raw(&self) -> &'a str {
         self.json
@@ -123,6 +128,11 @@ impl<'a> Fields<'a> {
 
     pub fn need(&self, name: &str) -> Result<Node<'a>, RequestError> {
         self.get(name).ok_or_else(|| RequestError::field(self.place_of(name), "is missing"))
+    }
+
+    /// The members' names, those that are `null` too, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
     }
 
     pub fn text(&self, name: &str) -> Result<Option<String>, RequestError> {

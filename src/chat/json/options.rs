@@ -39,6 +39,7 @@ impl Reader<'_, '_> {
             };
             let budget = thinking.get("budget_tokens").map(|n| n.count()).transpose()?;
             options.reasoning_budget = options.reasoning_budget.or(budget);
+            options.hide_reasoning |= thinking.text("display")?.as_deref() == Some("omitted");
             effort = effort.or(Some(found));
         }
         if let Some(node) = fields.get("output_config").filter(Node::is_object)

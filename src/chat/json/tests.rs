@@ -224,6 +224,58 @@ fn anthropic_requests() {
     );
 }
 
+#[test]
+fn anthropic_chunks_of_every_kind() {
+    let user = |chunks: &str| format!(r#"[{{"role": "user", "content": [{chunks}]}}]"#);
+    check_unchanged(
+        &user(
+            r#"{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"},
+                "title": "t", "citations": {"enabled": true}}"#,
+        ),
+        &[Message::user("d")],
+    );
+    check_unchanged(
+        &user(
+            r#"{"type": "document", "source": {"type": "content", "content": [{"type": "text",
+                "text": "d"}, {"type": "text", "text": "e"}]}}"#,
+        ),
+        &[Message::user("de")],
+    );
+    check_unchanged(
+        &user(
+            r#"{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "search_result",
+                "source": "s", "title": "t", "content": [{"type": "text", "text": "c"}]}]}"#,
+        ),
+        &[result("a", vec![text("t\ns\n\nc")])],
+    );
+    let answers = |chunks: &str| {
+        format!(
+            r#"[{{"role": "user", "content": "q"}}, {{"role": "assistant", "content": [{chunks},
+                {{"type": "text", "text": "a", "citations": null}}]}}]"#
+        )
+    };
+    let answered = [Message::user("q"), called(vec![text("a")], &[])];
+    for chunk in [
+        r#"{"type": "server_tool_use", "id": "x", "name": "web_search", "input": {}}"#,
+        r#"{"type": "web_search_tool_result", "tool_use_id": "x", "content": []}"#,
+        r#"{"type": "redacted_thinking", "data": "x"}"#,
+        r#"{"type": "thinking", "thinking": "", "signature": "x"}"#,
+    ] {
+        check_changed(&answers(chunk), &answered, "left out");
+    }
+    check_unchanged(
+        &answers(r#"{"type": "thinking", "thinking": "t", "signature": "x"}"#),
+        &[Message::user("q"), called(vec![think("t"), text("a")], &[])],
+    );
+    check_error(
+        r#"{"messages": [{"role": "user", "content": [{"type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": ""}}]}]}"#,
+        "messages[0].content[0].source.type: a document of \"base64\"",
+    );
+    let omitted = r#"{"messages": [], "thinking": {"type": "adaptive", "display": "omitted"}}"#;
+    assert!(read(omitted).unwrap().options.hide_reasoning);
+}
+
 #[track_caller]
 fn check_effort(fields: &str, expected: ReasoningEffort, n_changes: usize) {
     let reading = read(&format!("{{\"messages\": [], {fields}}}")).unwrap();

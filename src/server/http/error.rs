@@ -1,4 +1,13 @@
 //! One error for all protocols, nested and flat at once, so that every client finds its fields.
+//!
+//! OpenAI's clients read `error.message` and `error.code`, Mistral's the same fields beside each other, and
+//! several search the text for fixed phrases; the wording of an overflow is therefore part of the protocol.
+//! `code` is a string or null, because some clients refuse a number there.
+
+use axum::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
 
 /// What went wrong, as far as clients tell errors apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +30,8 @@ pub(crate) enum ErrorKind {
     Timeout,
     /// 413.
     TooLarge,
+    /// 414: the address.
+    UriTooLong,
     /// 415.
     UnsupportedMediaType,
     /// 422: JSON of the right shape that cannot be processed.
@@ -29,7 +40,9 @@ pub(crate) enum ErrorKind {
     Overloaded { retry_after_s: u32 },
     /// 500: the engine failed at this request.
     Engine,
-    /// 503: loading, restarting or draining.
+    /// 503: the model is being opened for the first time.
+    Loading { retry_after_s: u32 },
+    /// 503: restarting or draining.
     Unavailable { retry_after_s: u32 },
 }
 
@@ -42,4 +55,203 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// The field at fault, as `messages[2].content`.
     pub(crate) param: Option<String>,
+}
+
+impl ApiError {
+    /// An error that is about no field.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None }
+    }
+
+    /// A field that has no meaning here.
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let param = Some(param.into());
+        Self { kind: ErrorKind::InvalidRequest, message: message.into(), param }
+    }
+
+    /// A prompt of `n_prompt` tokens where there is room for `n_ctx`. Every client knows one of the phrases.
+    pub(crate) fn context_length(n_prompt: usize, n_ctx: usize) -> Self {
+        let message = format!(
+            "This model's maximum context length is {n_ctx} tokens, but the request has {n_prompt}: prompt \
+             is too long and exceeds the available context size"
+        );
+        let param = Some("messages".to_owned());
+        Self { kind: ErrorKind::ContextLength { n_prompt, n_ctx }, message, param }
+    }
+
+    /// Nothing is served under `path`.
+    pub(crate) fn not_found(path: &str) -> Self {
+        let path: String = path.chars().take(200).collect();
+        Self::new(ErrorKind::NotFound, format!("there is nothing at {path:?}; see GET /v1/models"))
+    }
+
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self.kind {
+            ErrorKind::InvalidRequest
+            | ErrorKind::ContextLength { .. }
+            | ErrorKind::ModelNotFound => StatusCode::BAD_REQUEST,
+            ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorKind::Timeout => StatusCode::REQUEST_TIMEOUT,
+            ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
+            ErrorKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::Engine => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Loading { .. } | ErrorKind::Unavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The word that programs look for.
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        match self.kind {
+            ErrorKind::ContextLength { .. } => Some("context_length_exceeded"),
+            ErrorKind::ModelNotFound => Some("model_not_found"),
+            ErrorKind::Unauthorized => Some("invalid_api_key"),
+            ErrorKind::Overloaded { .. } => Some("rate_limit_exceeded"),
+            ErrorKind::Loading { .. } => Some("model_loading"),
+            ErrorKind::Unavailable { .. } => Some("service_unavailable"),
+            _ => None,
+        }
+    }
+
+    /// OpenAI's and Mistral's name of the class of errors.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self.status().as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// Seconds after which the same request may succeed.
+    pub(crate) fn retry_after_s(&self) -> Option<u32> {
+        match self.kind {
+            ErrorKind::Overloaded { retry_after_s }
+            | ErrorKind::Loading { retry_after_s }
+            | ErrorKind::Unavailable { retry_after_s } => Some(retry_after_s),
+            _ => None,
+        }
+    }
+
+    /// The body of the answer, which is also the data of a terminal event.
+    pub(crate) fn body(&self) -> Map<String, Value> {
+        let (kind, code) = (self.type_name(), self.code());
+        let error = json!({
+            "message": self.message, "type": kind, "param": self.param, "code": code,
+        });
+        let mut body = Map::new();
+        body.insert("object".to_owned(), "error".into());
+        if let Value::Object(flat) = &error {
+            body.extend(flat.clone());
+        }
+        body.insert("error".to_owned(), error);
+        body.insert("raw_status_code".to_owned(), self.status().as_u16().into());
+        match self.kind {
+            ErrorKind::ContextLength { n_prompt, n_ctx } => {
+                body.insert("n_prompt_tokens".to_owned(), n_prompt.into());
+                body.insert("n_ctx".to_owned(), n_ctx.into());
+            }
+            ErrorKind::Unprocessable => {
+                let place = self.param.as_deref().unwrap_or_default();
+                let detail = json!([{
+                    "loc": ["body", place], "msg": self.message, "type": "value_error",
+                }]);
+                body.insert("detail".to_owned(), detail);
+            }
+            _ => {}
+        }
+        body
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = super::json(&Value::Object(self.body()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_s() {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        match self.kind {
+            ErrorKind::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            ErrorKind::MethodNotAllowed(allowed) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            _ => {}
+        }
+        // Whoever answers in another protocol's shape finds it there.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overflow_has_the_words_that_clients_look_for() {
+        let error = ApiError::context_length(9000, 4096);
+        let body = Value::Object(error.body());
+        let message = "This model's maximum context length is 4096 tokens, but the request has 9000: prompt \
+                       is too long and exceeds the available context size";
+        let nested = json!({
+            "message": message, "type": "invalid_request_error", "param": "messages",
+            "code": "context_length_exceeded",
+        });
+        assert_eq!(body["error"], nested);
+        for (key, value) in nested.as_object().unwrap() {
+            assert_eq!(&body[key], value);
+        }
+        assert_eq!(body["object"], "error");
+        assert_eq!(body["n_prompt_tokens"], 9000);
+        assert_eq!(body["n_ctx"], 4096);
+        assert_eq!(body["raw_status_code"], 400);
+    }
+
+    #[test]
+    fn each_kind_has_its_status_code_and_headers() {
+        let retry = ErrorKind::Overloaded { retry_after_s: 3 };
+        for (kind, status, code, header) in [
+            (ErrorKind::InvalidRequest, 400, None, None),
+            (ErrorKind::ModelNotFound, 400, Some("model_not_found"), None),
+            (
+                ErrorKind::Unauthorized,
+                401,
+                Some("invalid_api_key"),
+                Some(("www-authenticate", "Bearer")),
+            ),
+            (ErrorKind::MethodNotAllowed("GET, HEAD"), 405, None, Some(("allow", "GET, HEAD"))),
+            (ErrorKind::TooLarge, 413, None, None),
+            (ErrorKind::Unprocessable, 422, None, None),
+            (retry, 429, Some("rate_limit_exceeded"), Some(("retry-after", "3"))),
+            (ErrorKind::Engine, 500, None, None),
+            (
+                ErrorKind::Loading { retry_after_s: 2 },
+                503,
+                Some("model_loading"),
+                Some(("retry-after", "2")),
+            ),
+        ] {
+            let error = ApiError::new(kind, "no");
+            assert_eq!(error.code(), code);
+            assert_eq!(error.body().contains_key("detail"), status == 422);
+            let response = error.into_response();
+            assert_eq!(response.status().as_u16(), status);
+            if let Some((name, value)) = header {
+                assert_eq!(response.headers()[name], value);
+            }
+        }
+    }
 }

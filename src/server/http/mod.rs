@@ -1,5 +1,65 @@
 //! Sockets, limits and bytes: everything about HTTP that is the same for all protocols.
+//!
+//! ```text
+//! listen   sockets: how many, how long they may dawdle, how they end
+//!   gate     hosts, origins, keys, methods, types, sizes: what is refused before anybody reads a body
+//!     routes   which handler answers
+//! ```
 
+mod access;
+mod body;
 mod error;
+mod gate;
+mod id;
+mod listen;
+mod models;
+mod routes;
+mod socket;
+mod sse;
+mod status;
+mod tokens;
 
+pub(crate) use access::{Access, Keys};
 pub(crate) use error::{ApiError, ErrorKind};
+pub(crate) use id::RequestId;
+pub(crate) use listen::{bind, most_connections, serve};
+pub(crate) use sse::sse;
+
+use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use serde::Serialize;
+
+/// What stands between the sockets and the handlers.
+#[derive(Debug)]
+pub(crate) struct Front {
+    /// Who may ask.
+    access: Access,
+    /// Room for bodies.
+    bodies: body::BodyRoom,
+    /// Connections that are open.
+    pub(crate) connections: listen::Connections,
+    /// Answers by route and status.
+    requests: status::Requests,
+}
+
+impl Front {
+    /// A front for at most so many connections, and bodies of at most so many bytes.
+    pub(crate) fn new(access: Access, n_connections: usize, n_body: usize) -> Self {
+        Self {
+            access,
+            bodies: body::BodyRoom::new(n_body),
+            connections: listen::Connections::new(n_connections),
+            requests: status::Requests::default(),
+        }
+    }
+}
+
+/// An answer of JSON, status 200.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Response {
+    let bytes = serde_json::to_vec(value).expect("our answers have string keys only");
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

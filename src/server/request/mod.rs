@@ -1,5 +1,23 @@
 //! From a body to a running generation, whichever protocol it came by.
 
+mod affinity;
+mod asked;
+mod conversation;
+mod document;
+mod fetch;
+pub(crate) mod fields;
+mod generation;
+mod plan;
+mod queue;
+mod record;
+mod relay;
+
+pub(crate) use asked::{ChatExtras, model, note_unknown};
+pub(crate) use conversation::read_chat;
+pub(crate) use document::{Document, Origin};
+pub(crate) use generation::{Generation, count, start};
+pub(crate) use queue::Queue;
+
 use crate::chat::{ChatRequest, ReplyEvent};
 use crate::scheduler::{Logprobs, Spent, Start};
 use crate::tokenizer::TokenId;
@@ -8,7 +26,7 @@ use super::http::ApiError;
 
 /// What a request asks of the reply beside the conversation. What is absent has the server's default, which
 /// depends on the reasoning effort.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
     /// The model's name as the client wrote it; checked already.
     pub(crate) model: String,
@@ -92,4 +110,9 @@ pub(crate) struct Usage {
     pub(crate) n_reasoning: usize,
     /// Times and counts, as the worker tells them.
     pub(crate) spent: Spent,
+}
+
+/// A name that no other answer has: `prefix` and 24 hexadecimal digits.
+pub(crate) fn random_id(prefix: &str) -> String {
+    format!("{prefix}{}", super::http::RequestId::new().as_str())
 }

@@ -195,7 +195,11 @@ where
         let usage = interrupt.during(|| generate(&turn, &mut sink));
         if collector.finish().is_none() {
             // The reply broke off: its last line is still to be ended.
-            let end = ReplyEvent::Finished { reason: FinishReason::Cancelled, malformed: false };
+            let end = ReplyEvent::Finished {
+                reason: FinishReason::Cancelled,
+                malformed: false,
+                stopped_by: None,
+            };
             if written.is_ok() {
                 written = screen.show(&mut renderer, &end);
             }

@@ -1,0 +1,71 @@
+//! Cells for a pass. Nothing is reserved: when cells run short, what is missed the least goes first.
+
+use super::job::{Running, Waiting};
+use super::kept::MAX_KEPT;
+use super::{Event, Scheduler};
+
+impl Scheduler {
+    /// Sees to it that there are cells for the shares of the next pass, in this order: what sessions took
+    /// ahead, kept timelines, the youngest job's timeline. Shares change when a job loses its slot.
+    pub(super) fn make_room(&mut self, events: &mut Vec<Event>) {
+        if self.n_missing() == 0 {
+            return;
+        }
+        for running in &mut self.running {
+            running.session.give_back();
+        }
+        let mut n_missing = self.n_missing();
+        while n_missing > 0 && self.evict() {
+            n_missing = self.n_missing();
+        }
+        while n_missing > 0 {
+            match self.running.len() {
+                0 => return,
+                1 => return self.make_do(n_missing, events),
+                _ => self.push_out(),
+            }
+            self.plan(events);
+            n_missing = self.n_missing();
+        }
+    }
+
+    /// Cells that are wanted and not there.
+    fn n_missing(&self) -> usize {
+        let wanted = self.running.iter().zip(&self.shares);
+        let n: usize = wanted.map(|(it, share)| share.saturating_sub(it.session.n_ahead())).sum();
+        n.saturating_sub(self.engine.n_cells_free())
+    }
+
+    fn evict(&mut self) -> bool {
+        let key = |it: &Running| it.reply.affinity.map(|key| (key, it.session.len()));
+        let running: Vec<(u64, usize)> = self.running.iter().filter_map(key).collect();
+        self.kept.evict(&running)
+    }
+
+    /// Keeps what a job has computed, within the limit of timelines.
+    pub(super) fn keep(&mut self, job: Running) {
+        self.kept.insert(job.session, job.reply.affinity);
+        while self.kept.len() > MAX_KEPT && self.evict() {}
+    }
+
+    /// The youngest job starts over when there is room again.
+    fn push_out(&mut self) {
+        let Some(Running { reply, .. }) = self.running.pop() else { return };
+        let place = self.waiting.partition_point(|waiting| waiting.reply.age < reply.age);
+        self.waiting.insert(place, Waiting { reply, after: None });
+    }
+
+    /// A job alone can have all cells of the context. Only timelines that others have made on the same engine
+    /// can keep it from that.
+    fn make_do(&mut self, n_missing: usize, events: &mut Vec<Event>) {
+        let Some((job, share)) = self.running.first_mut().zip(self.shares.first_mut()) else {
+            return;
+        };
+        *share = share.saturating_sub(n_missing);
+        if *share == 0 {
+            let (n_ctx, n_tokens) = (job.session.engine().n_ctx(), job.session.len() + 1);
+            let full = crate::engine::Error::ContextFull { n_tokens, n_image_tokens: 0, n_ctx };
+            job.fails(full, true, events);
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! A running generation: from a conversation and wishes to pieces of replies.
+//!
+//! A place in the queue comes first and costs nothing; then the prompt is written and the rules are
+//! compiled, so that every fault of the request is an answer of its own. From there on a task waits for the
+//! slots, and whoever reads the items has them at once to send headers and signs of life. A reader that goes
+//! away ends the jobs; one that does not read pauses them, because nothing is taken from the worker while
+//! its pieces wait, and is given up after a while.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
+
+use super::conversation::work;
+use super::plan::{Encoded, Plan};
+use super::queue::Place;
+use super::record::{Outcome, Record};
+use super::relay::{Relay, lost};
+use super::{Asked, Origin, ReplyItem, Source};
+use crate::server::SharedApp;
+use crate::server::http::{ApiError, ErrorKind};
+use crate::worker::{JobEvent, JobStream, ModelFacts, NewJob, PrepareError, Prepared, State};
+
+/// Pieces that wait for a reader.
+const MAX_WAITING: usize = 64;
+/// How long a full buffer waits for its reader.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request waits for a worker that opens the model.
+const READINESS: Duration = Duration::from_secs(2);
+
+/// Replies that are being written. Dropping it ends them.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    /// Tokens of the prompt.
+    pub(crate) n_prompt: usize,
+    /// What was altered in the conversation, and which wishes can be met in part only.
+    pub(crate) notes: Vec<String>,
+    items: mpsc::Receiver<ReplyItem>,
+}
+
+impl Generation {
+    /// The next piece; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Option<ReplyItem> {
+        self.items.recv().await
+    }
+
+    /// One that says what is given.
+    #[cfg(test)]
+    pub(crate) fn of_items(n_prompt: usize, items: Vec<ReplyItem>) -> Self {
+        let (sender, receiver) = mpsc::channel(items.len().max(1));
+        for item in items {
+            sender.try_send(item).expect("there is room for all");
+        }
+        Generation { created: 1_700_000_000, n_prompt, notes: Vec::new(), items: receiver }
+    }
+}
+
+/// Starts the replies. What is at fault with the request is told here; what happens later is an item.
+pub(crate) async fn start(
+    app: &SharedApp,
+    origin: &Origin,
+    source: Source,
+    asked: &Asked,
+) -> Result<Generation, ApiError> {
+    let record = Record::of(origin, asked);
+    match Task::of(app, origin, source, asked).await {
+        Ok(task) => Ok(task.spawn(record)),
+        Err(error) => {
+            record.refused(app, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Tokens of the prompt that `source` becomes.
+pub(crate) async fn count(app: &SharedApp, source: Source) -> Result<usize, ApiError> {
+    let facts = ready(app).await?;
+    let app = app.clone();
+    work("for its tokens", move |_| Ok(Encoded::of(&app, source, &facts)?.prompt.tokens.len())).await
+}
+
+/// What is known of the model, as soon as there is a worker that has it.
+async fn ready(app: &SharedApp) -> Result<Arc<ModelFacts>, ApiError> {
+    let unavailable =
+        |retry_after_s, message| ApiError::new(ErrorKind::Unavailable { retry_after_s }, message);
+    if app.drain.has_begun() {
+        return Err(ending());
+    }
+    let mut watched = app.worker.watch();
+    let is_settled = |state: &State| !matches!(state, State::Loading(_));
+    let _ = timeout(READINESS, watched.wait_for(is_settled)).await;
+    match app.worker.state() {
+        State::Ready(facts) => Ok(facts),
+        State::Loading(None) => Err(unavailable(5, "the model is being loaded".to_owned())),
+        State::Loading(Some(why)) => Err(lost(&why)),
+        State::Failed(why) => Err(unavailable(30, format!("the model cannot be served: {why}"))),
+        State::Stopped => Err(ending()),
+    }
+}
+
+fn ending() -> ApiError {
+    let kind = ErrorKind::Unavailable { retry_after_s: 10 };
+    ApiError::new(kind, "the server is ending; try again when it is back")
+}
+
+/// Everything that the replies need once they may run.
+struct Task {
+    app: SharedApp,
+    origin: Origin,
+    asked: Asked,
+    plan: Plan,
+    /// The rules of each reply.
+    prepared: Vec<Option<Prepared>>,
+    place: Place,
+}
+
+impl Task {
+    async fn of(
+        app: &SharedApp,
+        origin: &Origin,
+        source: Source,
+        asked: &Asked,
+    ) -> Result<Self, ApiError> {
+        let facts = ready(app).await?;
+        let n = asked.n.max(1);
+        let place = app.queue.enter(n)?;
+        let plan = {
+            let (app, asked) = (app.clone(), asked.clone());
+            work(&origin.request_id, move |_| Plan::of(&app, source, &asked, &facts)).await?
+        };
+        let mut prepared = Vec::with_capacity(n);
+        for _ in 0..n {
+            prepared.push(match plan.rules.clone() {
+                Some(rules) => Some(app.worker.prepare(rules).await.map_err(unprepared)?),
+                None => None,
+            });
+        }
+        let (app, origin, asked) = (app.clone(), origin.clone(), asked.clone());
+        Ok(Task { app, origin, asked, plan, prepared, place })
+    }
+
+    fn spawn(self, record: Record) -> Generation {
+        let (sender, items) = mpsc::channel(MAX_WAITING);
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let created = since.map_or(0, |since| since.as_secs());
+        let n_prompt = self.plan.prompt.tokens.len();
+        let mut notes = self.plan.notes.clone();
+        for note in self.prepared.iter().flatten().flat_map(|prepared| &prepared.notes) {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        tokio::spawn(self.run(sender, record));
+        Generation { created, n_prompt, notes, items }
+    }
+
+    async fn run(self, items: mpsc::Sender<ReplyItem>, record: Record) {
+        let Task { app, origin, asked, plan, prepared, place } = self;
+        let parsers =
+            prepared.iter().map(|_| plan.parser(&app.tokenizer, &asked.stop)).collect::<Vec<_>>();
+        let mut relay = Relay::new(parsers, plan.prompt.tokens.len(), plan.n_image());
+        let sink = Sink { items: &items, patience: PATIENCE };
+        let running = tokio::select! {
+            permit = place.wait() => {
+                submit(&app, &origin, &asked, plan, prepared).await.map(|jobs| (jobs, permit))
+            }
+            () = items.closed() => {
+                return record.ended(&app, &Outcome::Gone, &relay);
+            }
+            () = app.drain.begun() => Err(ending()),
+        };
+        let outcome = match running {
+            Err(error) => Outcome::Failed(error),
+            Ok((mut jobs, _permit)) => {
+                let mut on_first = || app.metrics.first_token(origin.arrived.elapsed());
+                let cut = app.drain.is_cut();
+                drive(&mut jobs, &mut relay, &sink, cut, &mut on_first).await
+            }
+        };
+        // Told already where a job said so; a second time finds nobody.
+        if let Outcome::Failed(error) = &outcome {
+            let _ = sink.put(ReplyItem::Failed(error.clone(), relay.usage())).await;
+        }
+        record.ended(&app, &outcome, &relay);
+    }
+}
+
+/// Events of a job; `None` once it is of no use. Dropping them cancels it.
+type Job = Option<BoxStream<'static, JobEvent>>;
+
+async fn submit(
+    app: &SharedApp,
+    origin: &Origin,
+    asked: &Asked,
+    plan: Plan,
+    prepared: Vec<Option<Prepared>>,
+) -> Result<Vec<Job>, ApiError> {
+    let mut jobs = Vec::with_capacity(prepared.len());
+    for (i, prepared) in prepared.into_iter().enumerate() {
+        let mut sampling = plan.sampling.clone();
+        // Replies to one prompt are to differ.
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(i as u64));
+        let job = NewJob {
+            prompt: plan.prompt.clone(),
+            sampling,
+            n_max: plan.n_max,
+            n_logprobs: asked.n_logprobs,
+            affinity: origin.affinity,
+        };
+        let events = app.worker.submit(job, prepared).await.map_err(|error| lost(&error.0))?;
+        jobs.push(Some(of_job(events)));
+    }
+    Ok(jobs)
+}
+
+fn of_job(job: JobStream) -> BoxStream<'static, JobEvent> {
+    stream::unfold(job, async |mut job| Some((job.next().await?, job))).boxed()
+}
+
+fn unprepared(error: PrepareError) -> ApiError {
+    match error {
+        PrepareError::Rules { field, message } => {
+            let kind = ErrorKind::InvalidRequest;
+            let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
+            let param = Some(field).filter(|field| !field.is_empty());
+            ApiError { kind, message: format!("{place}{message}"), param }
+        }
+        PrepareError::Lost(why) => lost(&why),
+    }
+}
+
+/// Where pieces go.
+struct Sink<'a> {
+    items: &'a mpsc::Sender<ReplyItem>,
+    patience: Duration,
+}
+
+impl Sink<'_> {
+    async fn put(&self, item: ReplyItem) -> Result<(), Outcome> {
+        match timeout(self.patience, self.items.send(item)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Outcome::Gone),
+            Err(_) => Err(Outcome::Slow),
+        }
+    }
+}
+
+/// Hands on what the jobs say until all have ended, nobody listens, or the server is `cut`.
+async fn drive(
+    jobs: &mut [Job],
+    relay: &mut Relay<'_>,
+    sink: &Sink<'_>,
+    cut: impl Future<Output = ()>,
+    on_first: &mut (dyn FnMut() + Send),
+) -> Outcome {
+    let mut cut = pin!(cut);
+    let mut turn = 0;
+    loop {
+        let (index, event) = tokio::select! {
+            next = next_event(jobs, &mut turn) => next,
+            () = sink.items.closed() => return Outcome::Gone,
+            () = &mut cut => return Outcome::Failed(ending()),
+        };
+        let had_begun = relay.has_begun();
+        let taken = relay.take(index, event);
+        if !had_begun && relay.has_begun() {
+            on_first();
+        }
+        if taken.is_over {
+            jobs[index] = None;
+        }
+        for item in taken.items {
+            if let ReplyItem::Failed(error, _) = item {
+                return Outcome::Failed(error);
+            }
+            let is_last = matches!(item, ReplyItem::Done(_));
+            let put = tokio::select! {
+                put = sink.put(item) => put,
+                () = &mut cut => return Outcome::Failed(ending()),
+            };
+            match put {
+                Ok(()) if is_last => return Outcome::Done,
+                Ok(()) => {}
+                Err(outcome) => return outcome,
+            }
+        }
+    }
+}
+
+/// The next event of any job and the job's index; the jobs take turns. One that ends without saying why is
+/// lost.
+async fn next_event(jobs: &mut [Job], turn: &mut usize) -> (usize, JobEvent) {
+    std::future::poll_fn(|context| {
+        for k in 0..jobs.len() {
+            let index = (*turn + k) % jobs.len();
+            let Some(job) = &mut jobs[index] else { continue };
+            if let Poll::Ready(event) = Pin::new(job).poll_next_unpin(context) {
+                *turn = index + 1;
+                let silent = || JobEvent::Lost("the engine stopped".to_owned());
+                return Poll::Ready((index, event.unwrap_or_else(silent)));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::ReplyParser;
+    use crate::engine::End;
+    use crate::scheduler::{Spent, Start};
+    use crate::server::{App, Config};
+    use crate::tokenizer::Tokenizer;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::from_gguf(&crate::model::builtin()).unwrap()
+    }
+
+    fn said(tokenizer: &Tokenizer, text: &str) -> Vec<JobEvent> {
+        let start = Start { n_prompt: 5, n_reused: 0, miss: None };
+        let tokens = tokenizer.encode(text).into_iter().map(|id| JobEvent::Token(id, None));
+        std::iter::once(JobEvent::Started(start))
+            .chain(tokens)
+            .chain([JobEvent::Ended(End::Eos, Spent::default())])
+            .collect()
+    }
+
+    /// Lets jobs say this and nothing more, to a reader that takes everything.
+    async fn driven(
+        events: Vec<Vec<JobEvent>>,
+        cut: impl Future<Output = ()>,
+    ) -> (Outcome, Vec<ReplyItem>) {
+        let tokenizer = tokenizer();
+        let parsers = events.iter().map(|_| ReplyParser::new(&tokenizer)).collect();
+        let mut relay = Relay::new(parsers, 5, 0);
+        let job = |events| Some(stream::iter(events).chain(stream::pending()).boxed());
+        let mut jobs: Vec<Job> = events.into_iter().map(job).collect();
+        let (items, mut reader) = mpsc::channel(1024);
+        let sink = Sink { items: &items, patience: PATIENCE };
+        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut || {}).await;
+        drop(items);
+        let mut read = Vec::new();
+        while let Some(item) = reader.recv().await {
+            read.push(item);
+        }
+        (outcome, read)
+    }
+
+    #[tokio::test]
+    async fn replies_are_handed_on_until_all_are_done() {
+        let tokenizer = tokenizer();
+        let events = vec![said(&tokenizer, "one"), said(&tokenizer, "two and more")];
+        let (outcome, items) = driven(events, std::future::pending()).await;
+        assert!(matches!(outcome, Outcome::Done));
+        assert!(matches!(items.first(), Some(ReplyItem::Started(_))));
+        assert!(matches!(items.last(), Some(ReplyItem::Done(_))));
+    }
+
+    #[tokio::test]
+    async fn a_lost_worker_and_the_server_s_end_are_errors() {
+        let lost = vec![JobEvent::Lost("the engine stopped: signal 9".to_owned())];
+        let (outcome, items) = driven(vec![lost, Vec::new()], std::future::pending()).await;
+        let Outcome::Failed(error) = outcome else { panic!("{outcome:?}") };
+        assert!(error.message.contains("being restarted") && items.is_empty());
+        let (outcome, _) = driven(vec![Vec::new()], std::future::ready(())).await;
+        let Outcome::Failed(error) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(error.status().as_u16(), 503);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_leaves_or_sleeps_ends_the_jobs() {
+        let tokenizer = tokenizer();
+        let mut relay = Relay::new(vec![ReplyParser::new(&tokenizer)], 5, 0);
+        let (items, reader) = mpsc::channel(1);
+        let sink = Sink { items: &items, patience: Duration::from_millis(20) };
+        let events = said(&tokenizer, "one two three");
+        let mut jobs: Vec<Job> = vec![Some(stream::iter(events).boxed())];
+        let cut = std::future::pending();
+        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut || {}).await;
+        assert!(matches!(outcome, Outcome::Slow), "{outcome:?}");
+        drop(reader);
+        let mut jobs: Vec<Job> = vec![Some(stream::pending().boxed())];
+        let cut = std::future::pending();
+        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut || {}).await;
+        assert!(matches!(outcome, Outcome::Gone), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn without_a_worker_requests_are_refused_and_leave_the_queue() {
+        let app = App::for_tests(Config::default());
+        let origin = Origin::for_tests("/v1/completions");
+        let source = Source::Tokens(vec![1]);
+        let asked = Asked::default();
+        let error = start(&app, &origin, source.clone(), &asked).await.unwrap_err();
+        assert_eq!(error.status().as_u16(), 503);
+        assert_eq!(count(&app, source).await.unwrap_err().status().as_u16(), 503);
+        assert_eq!(app.queue.n_waiting(), 0);
+    }
+}
