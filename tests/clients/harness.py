@@ -12,11 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -64,17 +64,21 @@ class Packages:
         return self._made(requirements, file.read_text() + sys.version, make) / "bin/python"
 
     def vibe(self):
-        """The unpacked source of mistral-vibe, which is imported from there: see `python/vibe_import.py`."""
+        """The Python sources of mistral-vibe's wheel; `python/vibe_import.py` says how they are imported."""
 
         def make(folder):
             folder.mkdir()
-            # pip would build metadata, and that needs newer Pythons; --no-deps and a direct download need none.
-            archive = _download_sdist(VIBE, folder)
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data") if hasattr(tarfile, "data_filter") else tar.extractall(folder)
+            # Its wheel is for Python 3.12 and newer. The source archive would be built, with a Rust compiler of
+            # its own, only to learn its name.
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+            _run([*pip, "--python-version", "3.12", "--dest", folder, VIBE], f"downloading {VIBE}")
+            (wheel,) = folder.glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                names = [n for n in archive.namelist() if n.startswith("mistralai_vibe_local_harness/") and n.endswith(".py")]
+                archive.extractall(folder, names)
+            wheel.unlink()  # 70 MB, most of it native programs
 
-        folder = self._made("vibe", VIBE, make)
-        return next(path for path in folder.iterdir() if path.is_dir())
+        return self._made("vibe", VIBE, make)
 
     def node(self):
         """A folder with `node_modules`."""
@@ -90,17 +94,6 @@ class Packages:
             _run(["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"], "installing npm packages", cwd=folder)
 
         return self._made("node", "".join(file.read_text() for file in files), make)
-
-
-def _download_sdist(requirement, folder):
-    # The package's own build fails below Python 3.12, after the archive has come; the archive is all we want.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
-               "--ignore-requires-python", "--dest", folder, requirement]
-    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    archives = list(Path(folder).glob("*.tar.gz"))
-    if not archives:
-        raise Unusable(f"downloading {requirement} failed:\n{found.stdout[-3000:]}")
-    return archives[0]
 
 
 def binary(given):

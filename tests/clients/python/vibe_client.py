@@ -2,7 +2,7 @@
 
 These are its own functions from message history to completion result: request builder, HTTP client, stream
 guard, retry policy, stream parser. Only the native agent around them is absent. `VIBE_SOURCE` names the folder
-of the unpacked source distribution.
+of the unpacked wheel.
 """
 
 import asyncio

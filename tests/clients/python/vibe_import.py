@@ -1,4 +1,4 @@
-"""Makes the model adapters of mistral-vibe importable from its unpacked source, without installing it.
+"""Makes the model adapters of mistral-vibe importable from its unpacked wheel, without installing it.
 
 Python 3.12 imports them as they are. Older ones know neither `type X = …` nor `def f[T](…)`; for these a loader
 rewrites such lines, which changes no behaviour: aliases are plain assignments, type parameters are dropped, and
@@ -59,8 +59,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def install(unpacked):
-    """`unpacked` is the folder of the source distribution."""
-    root = Path(unpacked) / "harness/runtimes/python/python"
+    """`unpacked` is the folder of the package's sources."""
+    root = Path(unpacked)
     if not (root / PACKAGE).is_dir():
         raise FileNotFoundError(f"{root} has no {PACKAGE}")
     for name in [PACKAGE, f"{PACKAGE}.vibe", f"{PACKAGE}.vibe.adapters"]:
