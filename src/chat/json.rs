@@ -9,6 +9,7 @@ mod content;
 mod message;
 mod node;
 mod options;
+mod responses;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -23,6 +24,7 @@ use crate::vision::{Image, ImageError};
 
 pub use self::node::{Fields, Node};
 pub use self::options::RequestOptions;
+pub use self::responses::{ClientTool, responses_from_json};
 pub use self::write::request_to_json;
 
 /// Pictures of one request.

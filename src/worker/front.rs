@@ -150,11 +150,7 @@ impl Worker {
     }
 
     /// Starts a job, held to what was prepared for it.
-    pub async fn submit(
-        &self,
-        job: NewJob,
-        prepared: Option<Prepared>,
-    ) -> Result<JobStream, Lost> {
+    pub async fn submit(&self, job: NewJob, prepared: Option<Prepared>) -> Result<JobStream, Lost> {
         let id = prepared.as_ref().map_or_else(|| self.routes.new_id(), |prepared| prepared.id);
         let life = prepared.as_ref().and_then(|prepared| prepared.life);
         let spans = &job.prompt.images;

@@ -130,7 +130,9 @@ impl Supervisor {
             Ok(child) => child,
             Err(error) => {
                 let program = self.command.program.display();
-                return Fate::Refused(format!("the engine cannot be started as {program}: {error}"));
+                return Fate::Refused(format!(
+                    "the engine cannot be started as {program}: {error}"
+                ));
             }
         };
         self.vitals.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);

@@ -7,7 +7,7 @@ use super::{Fields, Node, Reader, RequestError};
 use crate::chat::{MAX_TOOLS, Tool, ToolCall, ToolChoice};
 
 /// What a tool of free text is called with.
-const FREE_TEXT: &str =
+pub(super) const FREE_TEXT: &str =
     r#"{"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}"#;
 
 impl Reader<'_, '_> {
@@ -23,7 +23,10 @@ impl Reader<'_, '_> {
         Ok(tools)
     }
 
-    fn tool_definition(&mut self, node: &Node<'_>) -> Result<Option<Tool>, RequestError> {
+    pub(super) fn tool_definition(
+        &mut self,
+        node: &Node<'_>,
+    ) -> Result<Option<Tool>, RequestError> {
         let fields = node.fields()?;
         let kind = fields.kind()?;
         if let Some(function) = fields.get("function") {
@@ -152,7 +155,8 @@ impl Reader<'_, '_> {
     }
 }
 
-fn choice(node: &Node<'_>, word: &str) -> Result<ToolChoice, RequestError> {
+/// A choice that is one word.
+pub(super) fn choice(node: &Node<'_>, word: &str) -> Result<ToolChoice, RequestError> {
     match word {
         "auto" => Ok(ToolChoice::Auto),
         "none" => Ok(ToolChoice::None),

@@ -90,6 +90,9 @@ impl Reader<'_, '_> {
     }
 
     fn image_url(&mut self, fields: &Fields<'_>) -> Result<ContentChunk, RequestError> {
+        if let Some(file) = fields.get("file_id") {
+            return Err(file.error("no files are kept here: send the picture in image_url"));
+        }
         let node = fields.need("image_url")?;
         let url = match node.is_object() {
             true => node.fields()?.need("url")?,

@@ -3,8 +3,10 @@
 //! Servers have given the same wish many names. All that are in use are read; two of them at once
 //! are an error, because one of them would be lost in silence.
 
+use std::collections::HashMap;
+
 use super::node::shown;
-use super::{Fields, Node, Reader, RequestError};
+use super::{ClientTool, Fields, Node, Reader, RequestError};
 use crate::chat::{ReasoningEffort, ResponseFormat};
 
 /// What a request says about the reply beside the conversation itself.
@@ -14,6 +16,9 @@ pub struct RequestOptions {
     pub reasoning_budget: Option<u32>,
     /// The client does not want to see the reasoning.
     pub hide_reasoning: bool,
+    /// What the client calls its tools, by what the model is told they are called, where the protocol has more
+    /// to a tool than that.
+    pub tools: HashMap<String, ClientTool>,
 }
 
 impl Reader<'_, '_> {

@@ -304,7 +304,11 @@ fn efforts_are_none_or_high() {
     check_effort(r#""chat_template_kwargs": {"reasoning_effort": "high"}"#, High, 0);
     check_error(r#"{"messages": [], "reasoning_effort": "huge"}"#, "reasoning_effort: expected");
     let options = read(r#"{"messages": [], "reasoning": {"max_tokens": 5.0, "exclude": true}}"#);
-    let expected = RequestOptions { reasoning_budget: Some(5), hide_reasoning: true };
+    let expected = RequestOptions {
+        reasoning_budget: Some(5),
+        hide_reasoning: true,
+        ..RequestOptions::default()
+    };
     assert_eq!(options.unwrap().options, expected);
 }
 

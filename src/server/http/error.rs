@@ -14,6 +14,8 @@ use serde_json::{Map, Value, json};
 pub(crate) enum ErrorKind {
     /// 400: a field has no meaning here.
     InvalidRequest,
+    /// 400: a field that is known, and that this server cannot do.
+    Unsupported,
     /// 400: the prompt does not fit; `n_prompt` of `n_ctx` tokens.
     ContextLength { n_prompt: usize, n_ctx: usize },
     /// 400: no such model.
@@ -89,6 +91,7 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self.kind {
             ErrorKind::InvalidRequest
+            | ErrorKind::Unsupported
             | ErrorKind::ContextLength { .. }
             | ErrorKind::ModelNotFound => StatusCode::BAD_REQUEST,
             ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -113,6 +116,7 @@ impl ApiError {
         match self.kind {
             ErrorKind::ContextLength { .. } => Some("context_length_exceeded"),
             ErrorKind::ModelNotFound => Some("model_not_found"),
+            ErrorKind::Unsupported => Some("unsupported_parameter"),
             ErrorKind::Unauthorized => Some("invalid_api_key"),
             ErrorKind::Overloaded { .. } => Some("rate_limit_exceeded"),
             ErrorKind::Loading { .. } => Some("model_loading"),
@@ -226,6 +230,7 @@ mod tests {
         for (kind, status, code, header) in [
             (ErrorKind::InvalidRequest, 400, None, None),
             (ErrorKind::ModelNotFound, 400, Some("model_not_found"), None),
+            (ErrorKind::Unsupported, 400, Some("unsupported_parameter"), None),
             (
                 ErrorKind::Unauthorized,
                 401,

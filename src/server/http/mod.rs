@@ -8,6 +8,7 @@
 
 mod access;
 mod body;
+mod changes;
 mod error;
 mod gate;
 mod id;
@@ -20,6 +21,7 @@ mod status;
 mod tokens;
 
 pub(crate) use access::{Access, Keys};
+pub(crate) use changes::tell_changes;
 pub(crate) use error::{ApiError, ErrorKind};
 pub(crate) use id::RequestId;
 pub(crate) use listen::{bind, most_connections, serve};

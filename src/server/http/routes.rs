@@ -24,6 +24,7 @@ pub(super) enum Route {
     Messages,
     CountTokens,
     Responses,
+    InputTokens,
     Tokenize,
     Detokenize,
     ApplyTemplate,
@@ -31,7 +32,7 @@ pub(super) enum Route {
 
 impl Route {
     /// All routes, in the order of their numbers.
-    pub(super) const ALL: [Route; 14] = [
+    pub(super) const ALL: [Route; 15] = [
         Route::Health,
         Route::Metrics,
         Route::Props,
@@ -43,6 +44,7 @@ impl Route {
         Route::Messages,
         Route::CountTokens,
         Route::Responses,
+        Route::InputTokens,
         Route::Tokenize,
         Route::Detokenize,
         Route::ApplyTemplate,
@@ -61,6 +63,7 @@ impl Route {
             "/v1/messages" => Route::Messages,
             "/v1/messages/count_tokens" => Route::CountTokens,
             "/v1/responses" | "/responses" => Route::Responses,
+            "/v1/responses/input_tokens" | "/responses/input_tokens" => Route::InputTokens,
             "/tokenize" => Route::Tokenize,
             "/detokenize" => Route::Detokenize,
             "/apply-template" => Route::ApplyTemplate,
@@ -90,6 +93,7 @@ impl Route {
             Route::Messages => "/v1/messages",
             Route::CountTokens => "/v1/messages/count_tokens",
             Route::Responses => "/v1/responses",
+            Route::InputTokens => "/v1/responses/input_tokens",
             Route::Tokenize => "/tokenize",
             Route::Detokenize => "/detokenize",
             Route::ApplyTemplate => "/apply-template",
@@ -114,6 +118,7 @@ impl Route {
                 | Route::Messages
                 | Route::CountTokens
                 | Route::Responses
+                | Route::InputTokens
                 | Route::ApplyTemplate
         )
     }
@@ -137,6 +142,7 @@ pub(super) async fn answer(route: Route, app: SharedApp, request: Request) -> Re
         Route::Messages => anthropic::messages(app, request).await,
         Route::CountTokens => anthropic::count_tokens(app, request).await,
         Route::Responses => responses::create(app, request).await,
+        Route::InputTokens => responses::input_tokens(app, request).await,
         Route::Tokenize => tokens::tokenize(app.0, request).await,
         Route::Detokenize => tokens::detokenize(app.0, request).await,
         Route::ApplyTemplate => tokens::apply_template(app.0, request).await,

@@ -8,7 +8,7 @@ use super::chunks::ChatStream;
 use super::dialect::{self, Client};
 use super::message::ChatBody;
 use super::reply;
-use crate::server::http::{ApiError, ErrorKind, RequestId};
+use crate::server::http::{self, ApiError, ErrorKind, RequestId};
 use crate::server::request::{
     Asked, ChatExtras, Document, Generation, ReplyItem, Source, read_chat, start,
 };
@@ -52,7 +52,7 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
     let mut changes: Vec<String> = reading.changes.iter().map(ToString::to_string).collect();
     changes.extend(generation.notes.iter().cloned());
     let mut response = respond(&app, answer, asked.stream, generation).await?;
-    reply::tell_changes(&mut response, &changes);
+    http::tell_changes(&mut response, &changes);
     Ok(response)
 }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::text::{TextAnswer, TextWriter};
 use super::{fim, reply};
 use crate::chat::{Fields, Node};
-use crate::server::http::{ApiError, ErrorKind, RequestId};
+use crate::server::http::{self, ApiError, ErrorKind, RequestId};
 use crate::server::request::{Asked, ChatExtras, Document, Source, fields, start};
 use crate::server::{App, SharedApp};
 use crate::tokenizer::TokenId;
@@ -56,7 +56,7 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
             }
         }
     };
-    reply::tell_changes(&mut response, &notes);
+    http::tell_changes(&mut response, &notes);
     Ok(response)
 }
 
@@ -80,7 +80,8 @@ impl Wishes {
         let suffix = fields::text(fields, "suffix")?.filter(|suffix| !suffix.is_empty());
         let echo = fields::flag(fields, "echo")?.unwrap_or(false);
         if echo && asked.n_logprobs.is_some() {
-            let message = "echo and logprobs: a prompt's tokens have no probabilities here; leave one out";
+            let message =
+                "echo and logprobs: a prompt's tokens have no probabilities here; leave one out";
             return Err(ApiError::invalid("echo", message));
         }
         let best_of = fields::whole(fields, "best_of", 1..)?;
@@ -111,11 +112,8 @@ fn prompts(node: &Node<'_>, suffix: Option<&str>, app: &App) -> Result<Vec<Promp
     }
     let items = node.items()?;
     if items.is_empty() || items.len() > MAX_PROMPTS {
-        let message = format!(
-            "{}: expected 1 to {MAX_PROMPTS} prompts, found {}",
-            node.place(),
-            items.len()
-        );
+        let message =
+            format!("{}: expected 1 to {MAX_PROMPTS} prompts, found {}", node.place(), items.len());
         return Err(ApiError::invalid(node.place(), message));
     }
     let prompt = |node: &Node<'_>| match node.is_list() {
@@ -147,7 +145,8 @@ fn text_prompt(
 fn id_prompt(node: &Node<'_>, suffix: Option<&str>, app: &App) -> Result<Prompt, ApiError> {
     let place = node.place();
     if suffix.is_some() {
-        let message = format!("suffix: {place} is a list of token ids, which has no gap; send texts");
+        let message =
+            format!("suffix: {place} is a list of token ids, which has no gap; send texts");
         return Err(ApiError::invalid("suffix", message));
     }
     // Not `Node::items`: a prompt may be as long as the context, and each node would have a place.
@@ -161,8 +160,10 @@ fn id_prompt(node: &Node<'_>, suffix: Option<&str>, app: &App) -> Result<Prompt,
             _ => {
                 let place = format!("{place}[{i}]");
                 let shown: String = id.get().chars().take(40).collect();
-                let message =
-                    format!("{place}: expected the id of a token, 0 to {}, found {shown}", n_vocab - 1);
+                let message = format!(
+                    "{place}: expected the id of a token, 0 to {}, found {shown}",
+                    n_vocab - 1
+                );
                 return Err(ApiError::invalid(place, message));
             }
         }
@@ -177,5 +178,8 @@ fn id_prompt(node: &Node<'_>, suffix: Option<&str>, app: &App) -> Result<Prompt,
 }
 
 fn empty(place: &str) -> ApiError {
-    ApiError::invalid(place, format!("{place}: a prompt is empty; give at least one character or token"))
+    ApiError::invalid(
+        place,
+        format!("{place}: a prompt is empty; give at least one character or token"),
+    )
 }

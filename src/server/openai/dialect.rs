@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn the_dialect_follows_from_the_request() {
-        const VIBE: &str = r#"{"stream_options": {"include_usage": true, "stream_tool_calls": true}}"#;
+        const VIBE: &str =
+            r#"{"stream_options": {"include_usage": true, "stream_tool_calls": true}}"#;
         const USAGE: &str = r#"{"stream_options": {"include_usage": true}}"#;
         const THOUGHT: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant",
             "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "b"}]}]}]}"#;

@@ -15,9 +15,9 @@ mod dialect;
 mod fim;
 mod message;
 mod reply;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 mod wire;
 
 pub(crate) use chat::chat_completions;

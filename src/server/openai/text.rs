@@ -97,7 +97,11 @@ impl TextWriter {
     }
 
     /// Takes an item; says whether the answer is complete by it.
-    pub(super) fn take(&mut self, prompt: usize, item: ReplyItem) -> Result<bool, (ApiError, Usage)> {
+    pub(super) fn take(
+        &mut self,
+        prompt: usize,
+        item: ReplyItem,
+    ) -> Result<bool, (ApiError, Usage)> {
         match item {
             ReplyItem::Started(_) => {}
             ReplyItem::Event { choice, event, tokens } => {
@@ -130,7 +134,8 @@ impl TextWriter {
         let choices =
             choices.map(|(index, choice)| choice.wire(index, tokenizer)).collect::<Vec<_>>();
         let usage = Some(&self.usage);
-        serde_json::to_string(&self.wire(choices, usage)).expect("our answers have string keys only")
+        serde_json::to_string(&self.wire(choices, usage))
+            .expect("our answers have string keys only")
     }
 
     /// Appends the events that an item becomes.
@@ -185,11 +190,7 @@ impl TextWriter {
         self.choices = choices;
     }
 
-    fn wire<'a>(
-        &'a self,
-        choices: Vec<WireChoice<'a>>,
-        usage: Option<&Usage>,
-    ) -> WireAnswer<'a> {
+    fn wire<'a>(&'a self, choices: Vec<WireChoice<'a>>, usage: Option<&Usage>) -> WireAnswer<'a> {
         WireAnswer {
             id: &self.answer.id,
             object: "text_completion",

@@ -113,7 +113,8 @@ pub(crate) fn model(fields: &Fields<'_>, app: &App) -> Result<String, ApiError> 
     app.names.check(fields::text(fields, "model")?.as_deref())
 }
 
-fn sampling(fields: &Fields<'_>, app: &App) -> Result<SamplingWishes, ApiError> {
+/// How tokens are drawn, under all the names that are in use.
+pub(crate) fn sampling(fields: &Fields<'_>, app: &App) -> Result<SamplingWishes, ApiError> {
     let top_k = fields::signed(fields, "top_k", -1..=i128::from(i32::MAX))?;
     let seed = |name| fields::signed(fields, name, i128::from(i64::MIN)..=i128::from(u64::MAX));
     let seed = agreed(("seed", seed("seed")?), ("random_seed", seed("random_seed")?))?;

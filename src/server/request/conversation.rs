@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::fetch;
 use super::fields::fault;
 use super::{Document, Origin};
-use crate::chat::{self, ChatRequest, ContentChunk, Reading, RequestError};
+use crate::chat::{self, ChatRequest, ContentChunk, ImageSource, Reading, RequestError};
 use crate::contain;
 use crate::server::http::{ApiError, ErrorKind};
 use crate::server::{FetchRule, SharedApp};
@@ -71,6 +71,9 @@ impl Turn {
     }
 }
 
+/// A reader of one protocol's requests.
+type ReadRequest = fn(&str, &mut ImageSource<'_>) -> Result<Reading, RequestError>;
+
 /// Reads the conversation of a body: messages, tools, form, effort. Pictures are decoded, and fetched where
 /// that is allowed.
 pub(crate) async fn read_chat(
@@ -78,10 +81,28 @@ pub(crate) async fn read_chat(
     document: Document,
     origin: &Origin,
 ) -> Result<(Document, Reading), ApiError> {
+    read(app, document, origin, chat::read_request).await
+}
+
+/// The same for a request of OpenAI's Responses.
+pub(crate) async fn read_responses(
+    app: &SharedApp,
+    document: Document,
+    origin: &Origin,
+) -> Result<(Document, Reading), ApiError> {
+    read(app, document, origin, chat::responses_from_json).await
+}
+
+async fn read(
+    app: &SharedApp,
+    document: Document,
+    origin: &Origin,
+    read: ReadRequest,
+) -> Result<(Document, Reading), ApiError> {
     let rule = app.config.fetch.clone();
     let (document, reading, memory) = work(&origin.request_id, move |turn| {
         let mut pictures = Pictures::new(turn, rule);
-        let read = chat::read_request(document.text(), &mut |url| pictures.take(url));
+        let read = read(document.text(), &mut |url| pictures.take(url));
         let reading = read.map_err(|error| pictures.explain(error))?;
         check_number(&reading.request)?;
         Ok((document, reading, pictures.memory))

@@ -12,8 +12,8 @@ mod queue;
 mod record;
 mod relay;
 
-pub(crate) use asked::{ChatExtras, model, note_unknown};
-pub(crate) use conversation::read_chat;
+pub(crate) use asked::{ChatExtras, model, note_unknown, sampling};
+pub(crate) use conversation::{read_chat, read_responses};
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
 pub(crate) use queue::Queue;
