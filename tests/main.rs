@@ -21,3 +21,4 @@ mod types;
 mod util;
 mod vision;
 mod vision_tower;
+mod worker;

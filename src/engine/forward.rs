@@ -34,6 +34,11 @@ impl BatchRow<'_> {
         })
     }
 
+    /// Cells that were taken for the tokens.
+    fn new_cells(&self) -> &[u32] {
+        &self.session.cells.as_slice()[self.session.tokens.len()..]
+    }
+
     /// Makes the timeline remember what has been computed.
     fn commit(&mut self) {
         let n_past = self.session.tokens.len();
@@ -125,7 +130,12 @@ impl Engine {
             Ok(()) => {
                 rows.iter_mut().for_each(BatchRow::commit);
             }
-            Err(_) => self.return_cells(rows),
+            Err(_) => {
+                // A broken pass leaves in them what others must not see, not even through the mask.
+                let new = rows.iter().flat_map(BatchRow::new_cells);
+                runtime.kv.clear(new.map(|&cell| cell as usize));
+                self.return_cells(rows);
+            }
         }
         done
     }

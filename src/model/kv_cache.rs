@@ -85,6 +85,15 @@ impl KvCache {
             self.n_zeroed = n;
         }
     }
+
+    /// Clears cells that were given what is no number.
+    pub fn clear(&mut self, cells: impl Iterator<Item = usize>) {
+        for cell in cells {
+            for &id in self.k.iter().chain(&self.v) {
+                self.store.zero_rows(id, cell..cell + 1);
+            }
+        }
+    }
 }
 
 /// Counts who uses which cell.

@@ -215,12 +215,12 @@ impl Running {
         self.awaits.map_or(self.n_left(), n_before)
     }
 
-    /// Its part of a pass: the next `n` tokens.
+    /// Its part of a pass: the next `n` tokens. The last one's logits are wanted even in the midst of a prompt:
+    /// they tell whether anything that was computed is no number, before it gets into other timelines.
     pub(super) fn row(&mut self, n: usize) -> BatchRow<'_> {
-        let n_logits = usize::from(n == self.n_left());
         let start = self.session.len();
         let tokens = &self.reply.text[start..start + n];
-        BatchRow { session: &mut self.session, tokens, images: &self.pictures, n_logits }
+        BatchRow { session: &mut self.session, tokens, images: &self.pictures, n_logits: 1 }
     }
 
     /// It is in a pass that has begun now.
@@ -228,11 +228,11 @@ impl Running {
         self.reply.first_pass.get_or_insert(now);
     }
 
-    /// Its next `n` tokens have been computed; at the end of its text `logits` are those after it.
+    /// Its next `n` tokens have been computed, and `logits` after them.
     pub(super) fn advanced(
         &mut self,
         n: usize,
-        logits: Option<&mut [f32]>,
+        logits: &mut [f32],
         engine: &Engine,
         events: &mut Vec<Event>,
     ) {
@@ -245,7 +245,9 @@ impl Running {
             self.reply.n_told = n_done;
             events.push(Event::Progress(self.reply.id, n_done));
         }
-        let Some(logits) = logits else { return };
+        if self.n_left() > 0 {
+            return;
+        }
         match self.reply.write(logits, engine, events) {
             Ok(None) => {}
             Ok(Some(end)) => {

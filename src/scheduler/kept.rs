@@ -299,18 +299,18 @@ mod tests {
         let (small, large) = (branch(10, 700, 300), branch(10, 800, 1400));
         let beginning = branch(400, 0, 400);
         let all: Vec<(&[TokenId], Option<u64>)> = vec![
-            (&main, Some(1)),
-            (&large, None),
-            (&small, None),
-            (&title, Some(1)),
-            (&beginning, Some(1)),
-            (&title, Some(2)),
+            (&main[..], Some(1)),
+            (&large[..], None),
+            (&small[..], None),
+            (&title[..], Some(1)),
+            (&beginning[..], Some(1)),
+            (&title[..], Some(2)),
         ];
-        // Covered by `main`, of the same conversation as `main`, short; then by age.
-        assert_eq!(order(&all, &[]), [4, 3, 2, 0, 1, 5]);
-        assert_eq!(order(&all, &[(2, 1000)]), [4, 3, 5, 2, 0, 1]);
+        // Covered by the other title and by `main`, short; then by age.
+        assert_eq!(order(&all, &[]), [3, 4, 2, 0, 1, 5]);
+        assert_eq!(order(&all, &[(2, 1000)]), [3, 4, 5, 2, 0, 1]);
         // What is worth less covers nothing: it would go next.
-        assert_eq!(order(&[(&beginning, Some(1)), (&main, None)], &[]), [1, 0]);
-        assert_eq!(order(&[(&main, None), (&main, None)], &[]), [0, 1]);
+        assert_eq!(order(&[(&beginning[..], Some(1)), (&main[..], None)], &[]), [1, 0]);
+        assert_eq!(order(&[(&main[..], None), (&main[..], None)], &[]), [0, 1]);
     }
 }

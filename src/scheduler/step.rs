@@ -80,9 +80,8 @@ impl Scheduler {
     /// Gives each job what the pass has computed for it.
     fn hand_out(&mut self, events: &mut Vec<Event>) {
         let n_vocab = self.engine.hparams().n_vocab as usize;
-        let mut logits = self.logits.chunks_mut(n_vocab);
-        for (job, &share) in self.running.iter_mut().zip(&self.shares).filter(|(_, n)| **n > 0) {
-            let logits = if job.n_left() == 0 { logits.next() } else { None };
+        let rows = self.running.iter_mut().zip(&self.shares).filter(|(_, n)| **n > 0);
+        for ((job, &share), logits) in rows.zip(self.logits.chunks_mut(n_vocab)) {
             job.advanced(share, logits, &self.engine, events);
         }
     }
@@ -92,10 +91,7 @@ impl Scheduler {
         for (job, &share) in self.running.iter_mut().zip(&self.shares).filter(|(_, n)| **n > 0) {
             self.logits.clear();
             match self.engine.forward(&mut [job.row(share)], &mut self.logits) {
-                Ok(()) => {
-                    let logits = (job.n_left() == 0).then_some(&mut self.logits[..]);
-                    job.advanced(share, logits, &self.engine, events);
-                }
+                Ok(()) => job.advanced(share, &mut self.logits, &self.engine, events),
                 Err(Error::Cancelled) => return,
                 // What led to this may be in its timeline.
                 Err(error) => job.fails(error, false, events),

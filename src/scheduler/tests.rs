@@ -220,14 +220,14 @@ fn sixteen_jobs_together_say_what_each_says_alone() {
 fn every_reply_gets_a_token_in_each_step_while_a_prompt_is_read() {
     let engine = tiny(4096);
     let mut stage = Stage::new(&engine, 4);
-    stage.scheduler.submit(job(0, &questions(&engine)[0], endless(&engine), 1000));
+    stage.scheduler.submit(job(0, &questions(&engine)[0], endless(&engine), 200));
     stage.step();
     stage.scheduler.submit(job(1, &noise(3, 2000), greedy(), 1));
     stage.step();
     assert!(!stage.told[&1].is_over(), "a long prompt is read in parts");
     stage.run();
     let n_together = stage.told[&0].tokens.len();
-    assert_eq!((n_together, stage.n_steps), (1000, 1000));
+    assert_eq!((n_together, stage.n_steps), (200, 200));
 }
 
 #[test]
@@ -323,18 +323,16 @@ fn jobs_that_are_pushed_out_go_on_as_if_nothing_had_been() {
     for (prompt, id) in questions.iter().zip(0..) {
         stage.scheduler.submit(job(id, prompt, endless(&engine), 90));
     }
-    let mut n_waiting = 0;
-    let mut n_running = 0;
+    let mut n_pushed_out = 0;
     while !stage.scheduler.is_idle() {
         stage.step();
-        n_waiting = n_waiting.max(stage.scheduler.load().n_waiting);
-        n_running = n_running.max(stage.scheduler.load().n_running);
+        let is_started = |id| stage.told.get(&id).is_some_and(|told| told.start.is_some());
+        if (0..8).all(is_started) {
+            n_pushed_out = n_pushed_out.max(stage.scheduler.load().n_waiting);
+        }
         assert!(stage.n_steps < 5000);
     }
-    assert!(n_running > 1 && n_waiting > 1, "{n_running} running, {n_waiting} waiting");
-    let n_prefilled = stage.told.values().map(|told| told.ended.unwrap().1.n_prefilled);
-    let n_prompts: usize = questions.iter().map(Vec::len).sum();
-    assert!(n_prefilled.sum::<usize>() > n_prompts, "nobody was pushed out");
+    assert!(n_pushed_out > 1, "{n_pushed_out}");
     let roomy = tiny(4096);
     for (prompt, id) in questions.iter().zip(0..) {
         let expected = alone(&roomy, &prompt[..].into(), endless(&roomy), 90);

@@ -223,13 +223,10 @@ impl<W: Write> Steps<W> {
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 }
             }
-            if !events.is_empty() {
-                self.reports.send(&Report::Step(std::mem::take(&mut events)))?;
-            }
             let load = self.scheduler.load();
-            if load != self.load {
+            if !events.is_empty() || load != self.load {
                 self.load = load;
-                self.reports.send(&Report::Load(load))?;
+                self.reports.send(&Report::Step(std::mem::take(&mut events), load))?;
             }
             if !self.scheduler.is_idle() {
                 self.scheduler.step(&mut events);

@@ -206,11 +206,12 @@ mod tests {
         };
         let step = prop::collection::vec((any(), any(), any()).prop_map(event), 0..9);
         let report = prop_oneof![
-            step.prop_map(Report::Step),
+            (step, any()).prop_map(|(events, n_cells)| {
+                Report::Step(events, Load { n_cells, ..Load::default() })
+            }),
             ".*".prop_map(Report::Refused),
             (any(), ".*").prop_map(|(id, note)| Report::Prepared(JobId(id), Ok(vec![note]))),
             (any(), ".*", ".*").prop_map(|(id, a, b)| Report::Prepared(JobId(id), Err((a, b)))),
-            any().prop_map(|n_cells| Report::Load(Load { n_cells, ..Load::default() })),
         ];
         prop::collection::vec(report, 0..6)
     }

@@ -23,7 +23,7 @@ pub use supervisor::{PATIENCE, WorkerCommand};
 
 use crate::constraint::ReplyRules;
 use crate::engine::{End, ImageMark, SamplingParams};
-use crate::scheduler::{JobId, Load, Logprobs, Spent, Start};
+use crate::scheduler::{Event, JobId, Load, Logprobs, Spent, Start};
 use crate::tokenizer::{TokenId, Tokenizer};
 use crate::vision::{ImageHash, ImagePatches, PatchConfig};
 
@@ -105,10 +105,8 @@ pub enum Report {
     Refused(String),
     /// What was to be compiled: the notes about it, or the field at fault and what is wrong with it.
     Prepared(JobId, Result<Vec<String>, (String, String)>),
-    /// Events of one step, in their order.
-    Step(Vec<crate::scheduler::Event>),
-    /// How busy it is; told when that changes.
-    Load(Load),
+    /// Events of one step, in their order, and how busy it is since.
+    Step(Vec<Event>, Load),
 }
 
 /// What happens to a job, as the front sees it. After `Ended`, `Failed` or `Lost` nothing follows.

@@ -270,12 +270,12 @@ impl Routes {
                     let _ = waiting.send(answer.map_err(rules));
                 }
             }
-            Report::Step(events) => {
+            Report::Step(events, load) => {
+                inner.load = load;
                 for event in events {
                     self.step(&mut inner, event);
                 }
             }
-            Report::Load(load) => inner.load = load,
             Report::Ready(_) | Report::Refused(_) => {}
         }
         let is_outgoing = !inner.outgoing.is_empty();
