@@ -12,15 +12,17 @@ fn main() -> ExitCode {
     match gust::cmd::run(cli.command, &printer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        // A mistake in the flags that parsing could not see.
-        Err(error) if let Some(usage) = error.downcast_ref::<clap::Error>() => {
-            let _ = usage.print();
-            ExitCode::from(2)
-        }
-        Err(error) => {
-            printer.error(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<clap::Error>() {
+            // A mistake in the flags that parsing could not see.
+            Some(usage) => {
+                let _ = usage.print();
+                ExitCode::from(2)
+            }
+            None => {
+                printer.error(&error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

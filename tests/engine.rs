@@ -6,7 +6,9 @@ use std::sync::Arc;
 use gust::engine::{BatchRow, Engine, EngineOptions, Error, Session};
 use gust::ggml::{Backend, DType, Device, Scheduler};
 use gust::gguf::Gguf;
-use gust::model::{self, InputSums, KvCache, Placement, TextGraph, TextShape, Weights, YarnPolicy};
+use gust::model::{
+    self, InputSums, KvCache, ListShape, Placement, TextGraph, TextShape, Weights, YarnPolicy,
+};
 
 use crate::model::{argmax, difference, golden_file, open};
 use crate::util::gguf_writer::{Writer, f32, u32};
@@ -231,7 +233,9 @@ fn graphs_of_any_depth_fit_the_scheduler() {
         let backend = Backend::new(device, 1).unwrap();
         let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
         for (n_outputs, sums) in [(1, InputSums::Nothing), (0, InputSums::LayersAndOutput)] {
-            let shape = TextShape { n_tokens: 2, n_kv: 256, n_outputs, n_image_rows: 2, sums };
+            let lists = ListShape::default();
+            let shape =
+                TextShape { n_tokens: 2, n_kv: 256, lists, n_outputs, n_image_rows: 2, sums };
             sched.reserve(TextGraph::build(&hparams, &weights, &kv, shape).graph).unwrap();
         }
     }

@@ -15,6 +15,7 @@ mod gguf;
 mod imatrix;
 mod model;
 mod quantize;
+mod server;
 mod tidy;
 mod tokenizer;
 mod types;

@@ -1,7 +1,7 @@
 //! One forward pass over rows of several sessions.
 
-use crate::ggml::{GgmlError, Ready, Scheduler};
-use crate::model::{InputSums, KvCache, TextGraph, TextInputs, TextShape};
+use crate::ggml::{GgmlError, PIECE, Ready, Scheduler};
+use crate::model::{InputSums, KvCache, ListShape, TextGraph, TextInputs, TextShape};
 use crate::tokenizer::TokenId;
 
 use super::{Engine, Error, ImageRows, N_BATCH, Session};
@@ -9,6 +9,12 @@ use super::{Engine, Error, ImageRows, N_BATCH, Session};
 /// f16 bits of 0 and −∞, the mask's two values.
 const MASK_OPEN: u16 = 0;
 const MASK_SHUT: u16 = 0xfc00;
+
+/// Most pieces that lists of cells are cut into: each takes memory for a result of all heads.
+const MAX_PIECES: usize = 4096;
+
+/// Least room for listed cells.
+const MIN_LISTED: usize = 1024;
 
 /// New tokens of one session.
 #[derive(Debug)]
@@ -84,6 +90,8 @@ struct InputValues {
     positions: Vec<i32>,
     cells: Vec<i64>,
     mask: Vec<u16>,
+    list_starts: Vec<i32>,
+    list_cells: Vec<i32>,
     outputs: Vec<i32>,
     attn_scale: Vec<f32>,
     image_rows: Vec<f32>,
@@ -189,16 +197,20 @@ impl Engine {
     ) -> Result<(), Error> {
         let Runtime { sched, kv, graph, inputs } = runtime;
         let n_embd = self.hparams.n_embd as usize;
-        let last_cell = rows.iter().flat_map(|row| row.session.cells.as_slice()).max();
+        let sums = match wanted {
+            Wanted::Logits(_) => InputSums::Nothing,
+            Wanted::Sums(which, _) => which,
+        };
+        let lists = self.list_shape(kv, rows);
+        let masked = &rows[lists.n_tokens..];
+        let last_cell = masked.iter().flat_map(|row| row.session.cells.as_slice()).max();
         let shape = TextShape {
             n_tokens: rows.iter().map(|row| row.tokens.len()).sum(),
             n_kv: kv.view_for(last_cell.map_or(0, |&cell| cell as usize)),
+            lists,
             n_outputs: rows.iter().map(|row| row.n_logits).sum(),
             n_image_rows: rows.iter().map(|row| row.image_rows(n_embd).count()).sum(),
-            sums: match wanted {
-                Wanted::Logits(_) => InputSums::Nothing,
-                Wanted::Sums(which, _) => which,
-            },
+            sums,
         };
         kv.zero_below(shape.n_kv);
         if graph.as_ref().is_none_or(|graph| graph.shape != shape) {
@@ -223,6 +235,22 @@ impl Engine {
         }
     }
 
+    /// The rows at the beginning that have one token each, if their cells can be listed.
+    fn list_shape(&self, kv: &KvCache, rows: &[BatchRow<'_>]) -> ListShape {
+        let listed = rows.iter().take_while(|row| row.tokens.len() == 1);
+        let lengths = || listed.clone().map(|row| row.session.cells.as_slice().len());
+        let n_pieces: usize = lengths().map(|n| n.div_ceil(PIECE)).sum();
+        if !kv.can_list(&self.hparams) || !(1..=MAX_PIECES).contains(&n_pieces) {
+            return ListShape::default();
+        }
+        ListShape {
+            n_tokens: lengths().count(),
+            // Powers of two, so that one graph serves many steps.
+            n_cells: lengths().sum::<usize>().next_power_of_two().max(MIN_LISTED),
+            n_pieces: n_pieces.next_power_of_two(),
+        }
+    }
+
     /// Lays the rows out side by side: each token sees its own timeline up to itself.
     fn fill(&self, inputs: &mut InputValues, rows: &[BatchRow<'_>], shape: TextShape) {
         let InputValues { tokens, positions, cells, mask, outputs, attn_scale, .. } = inputs;
@@ -235,7 +263,11 @@ impl Engine {
         image_rows.clear();
         image_places.clear();
         mask.clear();
-        mask.resize(shape.n_kv * shape.n_tokens, MASK_SHUT);
+        mask.resize(shape.n_kv * (shape.n_tokens - shape.lists.n_tokens), MASK_SHUT);
+        let (list_starts, list_cells) = (&mut inputs.list_starts, &mut inputs.list_cells);
+        list_starts.clear();
+        list_cells.clear();
+        list_starts.push(0);
         for row in rows {
             let timeline = row.session.cells.as_slice();
             let n_past = row.session.tokens.len();
@@ -246,9 +278,17 @@ impl Engine {
             let first_output = row.tokens.len() - row.n_logits;
             for (i, &token) in row.tokens.iter().enumerate() {
                 let position = n_past + i;
-                let line = &mut mask[tokens.len() * shape.n_kv..][..shape.n_kv];
-                for &cell in &timeline[..=position] {
-                    line[cell as usize] = MASK_OPEN;
+                match tokens.len().checked_sub(shape.lists.n_tokens) {
+                    None => {
+                        list_cells.extend(timeline[..=position].iter().map(|&cell| cell as i32));
+                        list_starts.push(list_cells.len() as i32);
+                    }
+                    Some(n_before) => {
+                        let line = &mut mask[n_before * shape.n_kv..][..shape.n_kv];
+                        for &cell in &timeline[..=position] {
+                            line[cell as usize] = MASK_OPEN;
+                        }
+                    }
                 }
                 if i >= first_output {
                     outputs.push(tokens.len() as i32);
@@ -261,6 +301,7 @@ impl Engine {
                 }
             }
         }
+        list_cells.resize(shape.lists.n_cells, 0);
     }
 }
 
@@ -315,7 +356,13 @@ impl InputValues {
         ready.set(ids.tokens, &self.tokens);
         ready.set(ids.positions, &self.positions);
         ready.set(ids.cells, &self.cells);
-        ready.set(ids.mask, &self.mask);
+        if let Some(id) = ids.mask {
+            ready.set(id, &self.mask);
+        }
+        if let Some([starts, cells]) = ids.lists {
+            ready.set(starts, &self.list_starts);
+            ready.set(cells, &self.list_cells);
+        }
         if let Some(id) = ids.outputs {
             ready.set(id, &self.outputs);
         }

@@ -30,8 +30,8 @@ use crate::constraint::ConstraintError;
 use crate::ggml::{Backend, CancelFlag, DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{
-    CellPool, Hparams, InputSums, KvCache, ModelError, Placement, TextGraph, TextShape, Warning,
-    Weights, YarnPolicy, kv_bytes_per_token, validate,
+    CellPool, Hparams, InputSums, KvCache, ListShape, ModelError, Placement, TextGraph, TextShape,
+    Warning, Weights, YarnPolicy, kv_bytes_per_token, validate,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -177,6 +177,7 @@ impl Engine {
         let worst = TextShape {
             n_tokens: N_BATCH,
             n_kv: n_ctx as usize,
+            lists: ListShape::default(),
             n_outputs: 1,
             n_image_rows: if vision.is_some() { N_BATCH } else { 0 },
             sums: InputSums::Nothing,

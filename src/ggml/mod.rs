@@ -16,6 +16,7 @@
 
 #![allow(unsafe_code)]
 
+mod attend;
 mod backend;
 mod graph;
 mod ops;
@@ -26,6 +27,7 @@ mod tensor;
 
 use std::ffi::{CStr, c_char};
 
+pub use attend::{CellLists, PIECE, can_attend};
 pub use backend::{Backend, BufferType, CancelFlag, Device, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use ops::Rope;

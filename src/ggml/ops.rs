@@ -224,6 +224,14 @@ impl<'g> GraphBuilder<'g> {
         Tensor::new(unsafe { sys::ggml_gelu_erf(self.ctx(), x.ptr.as_ptr()) })
     }
 
+    /// The rows of `b` after those of `a`; both have rows of the same length.
+    #[track_caller]
+    pub fn concat_rows(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
+        let fits = a.ne()[0] == b.ne()[0] && a.ne()[2..] == [1, 1] && b.ne()[2..] == [1, 1];
+        check(fits && a.dtype() == b.dtype(), "concat_rows", a, b);
+        Tensor::new(unsafe { sys::ggml_concat(self.ctx(), a.ptr.as_ptr(), b.ptr.as_ptr(), 1) })
+    }
+
     /// `a` and `b` side by side in the first dimension; the other dimensions agree.
     #[track_caller]
     pub fn concat(&self, a: Tensor<'g>, b: Tensor<'g>) -> Tensor<'g> {
@@ -269,6 +277,27 @@ impl<'g> GraphBuilder<'g> {
         let start = rows.start * stride;
         Tensor::new(unsafe {
             sys::ggml_view_2d(self.ctx(), x.ptr.as_ptr(), n, rows.len() as i64, stride, start)
+        })
+    }
+
+    /// Tokens `tokens` of `x` `[n_embd_head, n_head, n]`, without moving an element.
+    #[track_caller]
+    pub fn view_tokens(&self, x: Tensor<'g>, tokens: std::ops::Range<usize>) -> Tensor<'g> {
+        let fits = tokens.start < tokens.end && tokens.end as i64 <= x.ne()[2];
+        assert!(fits, "view_tokens: {tokens:?} of {x:?}");
+        let ([n_embd_head, n_head, ..], nb) = (x.ne(), x.nb());
+        let (n, start) = (tokens.len() as i64, tokens.start * nb[2]);
+        Tensor::new(unsafe {
+            sys::ggml_view_3d(
+                self.ctx(),
+                x.ptr.as_ptr(),
+                n_embd_head,
+                n_head,
+                n,
+                nb[1],
+                nb[2],
+                start,
+            )
         })
     }
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::ggml::{DType, Device, GgmlError, StoreBuilder, TensorId, TensorStore};
+use crate::ggml::{DType, Device, GgmlError, StoreBuilder, TensorId, TensorStore, can_attend};
 
 use super::Hparams;
 
@@ -28,6 +28,8 @@ pub struct KvCache {
     k: Vec<TensorId>,
     /// One per layer, `[n_embd_head_v · n_head_kv, n_cells]`.
     v: Vec<TensorId>,
+    types: [DType; 2],
+    is_on_cpu: bool,
     n_cells: usize,
     /// Cells below this have been zeroed; memory above has never been touched.
     n_zeroed: usize,
@@ -53,7 +55,9 @@ impl KvCache {
         let (k, v) = (declare("k", type_k, n_k), declare("v", type_v, n_v));
         let all: Vec<TensorId> = k.iter().chain(&v).copied().collect();
         builder.allocate(device.buffer_type(), device, "the KV cache", &all)?;
-        Ok(KvCache { store: builder.finish(), k, v, n_cells, n_zeroed: 0 })
+        let types = [type_k, type_v];
+        let is_on_cpu = device == Device::cpu()?;
+        Ok(KvCache { store: builder.finish(), k, v, types, is_on_cpu, n_cells, n_zeroed: 0 })
     }
 
     /// Positions that fit.
@@ -69,6 +73,13 @@ impl KvCache {
     /// K and V of one layer, for the graph.
     pub(super) fn layer(&self, layer: usize) -> (&Arc<TensorStore>, TensorId, TensorId) {
         (&self.store, self.k[layer], self.v[layer])
+    }
+
+    /// Whether attention can go by lists of cells in this cache.
+    pub fn can_list(&self, hparams: &Hparams) -> bool {
+        let head = [hparams.n_embd_head_k, hparams.n_embd_head_v].map(i64::from);
+        let n_group = i64::from(hparams.n_head / hparams.n_head_kv);
+        self.is_on_cpu && can_attend(self.types, head, n_group)
     }
 
     /// How many cells a graph must look at to see cell `last`.

@@ -40,7 +40,9 @@ pub use mix::{Facts, MIXES, Mix, Part, fitting};
 pub use projector::{Activation, Projector};
 pub use rope::{AttnTemperature, Rope, RopeScaling};
 pub use spec::{Architecture, ExpectedTensor, TypeClass, check_tensors, expected_tensors};
-pub use text_graph::{ImageInputs, InputSums, SummedInput, TextGraph, TextInputs, TextShape};
+pub use text_graph::{
+    ImageInputs, InputSums, ListShape, SummedInput, TextGraph, TextInputs, TextShape,
+};
 pub use vision_graph::{VisionGraph, VisionStage, VisionState, lay_out};
 pub use vision_spec::{check_mmproj, check_vision_tensors, expected_vision_tensors};
 pub use vision_weights::{VisionLayer, VisionWeights};

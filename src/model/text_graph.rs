@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use crate::ggml::{Graph, GraphBuilder, InputId, OutputId, Rope, Tensor};
+use crate::ggml::{CellLists, Graph, GraphBuilder, InputId, OutputId, Rope, Tensor};
 
 use super::loader::Linear;
 use super::weights::Layer;
@@ -17,14 +17,28 @@ use super::{Hparams, KvCache, RopeScaling, Weights};
 pub struct TextShape {
     /// Tokens in the batch.
     pub n_tokens: usize,
-    /// Cells of the KV cache that attention looks at.
+    /// Cells of the KV cache that attention looks at under a mask.
     pub n_kv: usize,
+    /// The first tokens, whose cells are listed.
+    pub lists: ListShape,
     /// Tokens whose logits are wanted; 0 only fills the cache.
     pub n_outputs: usize,
     /// Tokens that stand for a piece of a picture.
     pub n_image_rows: usize,
     /// Which matrices' inputs are summed up; without logits only.
     pub sums: InputSums,
+}
+
+/// Tokens that look at the cells of a list each, instead of all cells under a mask: those that come alone in
+/// their timelines, which is what most batches of many sessions consist of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListShape {
+    /// How many of the batch's tokens, from its beginning.
+    pub n_tokens: usize,
+    /// Room for their cells.
+    pub n_cells: usize,
+    /// Room for the pieces that the lists are cut into.
+    pub n_pieces: usize,
 }
 
 /// Which matrices' inputs a graph sums up, besides what else it computes.
@@ -72,8 +86,10 @@ pub struct TextInputs {
     pub positions: InputId,
     /// I64 `[n]`, the cell that each token's K and V go to.
     pub cells: InputId,
-    /// F16 `[n_kv, n]`, 0 where a token may look, −∞ elsewhere.
-    pub mask: InputId,
+    /// F16 `[n_kv, n_masked]`, 0 where a token may look, −∞ elsewhere; for tokens without a list, if any.
+    pub mask: Option<InputId>,
+    /// I32 `[lists.n_tokens + 1]` and I32 `[lists.n_cells]`: where each list begins, and the lists, if any.
+    pub lists: Option<[InputId; 2]>,
     /// I32 `[n_outputs]`, which tokens' logits are wanted, if any.
     pub outputs: Option<InputId>,
     /// F32 `[1, 1, n]`, factor on q by position; models with attention temperature only.
@@ -91,7 +107,7 @@ pub struct ImageInputs {
     pub places: InputId,
 }
 
-/// Tensors per layer, generously: at most 27 operations, and for each of 7 matrices a scale and a bias
+/// Tensors per layer, generously: at most 33 operations, and for each of 7 matrices a scale and a bias
 /// with an operation each, the 25 stored tensors that these read, and 4 operations to sum up each of 4
 /// inputs, all of which ggml counts.
 const NODES_PER_LAYER: usize = 128;
@@ -125,7 +141,8 @@ struct Recorder<'a, 'g> {
     tokens: Tensor<'g>,
     positions: Tensor<'g>,
     cells: Tensor<'g>,
-    mask: Tensor<'g>,
+    mask: Option<Tensor<'g>>,
+    lists: Option<CellLists<'g>>,
     outputs: Option<Tensor<'g>>,
     attn_scale: Option<Tensor<'g>>,
     rope_freqs: Option<Tensor<'g>>,
@@ -145,7 +162,15 @@ impl<'a, 'g> Recorder<'a, 'g> {
         let (tokens_id, tokens) = g.input::<i32>("inp_tokens", &[n]);
         let (positions_id, positions) = g.input::<i32>("inp_pos", &[n]);
         let (cells_id, cells) = g.input::<i64>("inp_cells", &[n]);
-        let (mask_id, mask) = g.input::<u16>("inp_mask", &[shape.n_kv as i64, n]);
+        let ListShape { n_tokens: n_listed, n_cells, n_pieces } = shape.lists;
+        let n_masked = n - n_listed as i64;
+        let mask =
+            (n_masked > 0).then(|| g.input::<u16>("inp_mask", &[shape.n_kv as i64, n_masked]));
+        let lists = (n_listed > 0).then(|| {
+            let (starts_id, starts) = g.input::<i32>("inp_list_starts", &[n_listed as i64 + 1]);
+            let (cells_id, cells) = g.input::<i32>("inp_list_cells", &[n_cells as i64]);
+            ([starts_id, cells_id], CellLists { starts, cells, n_pieces })
+        });
         let outputs =
             (shape.n_outputs > 0).then(|| g.input::<i32>("inp_out_ids", &[shape.n_outputs as i64]));
         let attn_scale =
@@ -160,7 +185,8 @@ impl<'a, 'g> Recorder<'a, 'g> {
             tokens: tokens_id,
             positions: positions_id,
             cells: cells_id,
-            mask: mask_id,
+            mask: mask.map(|(id, _)| id),
+            lists: lists.map(|(ids, _)| ids),
             outputs: outputs.map(|(id, _)| id),
             attn_scale: attn_scale.map(|(id, _)| id),
             image: image.map(|(ids, _)| ids),
@@ -176,7 +202,8 @@ impl<'a, 'g> Recorder<'a, 'g> {
             tokens,
             positions,
             cells,
-            mask,
+            mask: mask.map(|(_, tensor)| tensor),
+            lists: lists.map(|(_, lists)| lists),
             outputs: outputs.map(|(_, tensor)| tensor),
             attn_scale: attn_scale.map(|(_, tensor)| tensor),
             rope_freqs: weights.rope_freqs.map(|id| g.stored(&weights.store, id)),
@@ -255,12 +282,11 @@ impl<'a, 'g> Recorder<'a, 'g> {
         self.g.rope(x, self.positions, self.rope_freqs, &self.rope)
     }
 
-    /// Writes this batch's K and V into the cache and returns the layer's whole cache, seen by head.
-    fn store_kv(&self, x: Tensor<'g>, layer: &Layer, il: usize) -> (Tensor<'g>, Tensor<'g>) {
+    /// Writes this batch's K and V into the cache and returns the layer's whole cache.
+    fn store_kv(&self, x: Tensor<'g>, layer: &Layer, il: usize) -> [Tensor<'g>; 2] {
         let (g, hparams) = (self.g, self.hparams);
         let n = self.shape.n_tokens as i64;
-        let n_head_kv = i64::from(hparams.n_head_kv);
-        let (d_k, d_v) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_embd_head_v));
+        let (d_k, n_head_kv) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_head_kv));
         let k = g.reshape(self.linear(&layer.attn_k, x), &[d_k, n_head_kv, n]);
         let k = self.rotate(k).named(format!("Kcur-{il}"));
         let v = self.linear(&layer.attn_v, x).named(format!("Vcur-{il}")); // [d_v · n_head_kv, n]
@@ -269,30 +295,49 @@ impl<'a, 'g> Recorder<'a, 'g> {
         // The writes come first in the graph: attention reads the cache, not their results.
         g.compute(g.set_rows(k_cache, g.reshape(k, &[d_k * n_head_kv, n]), self.cells));
         g.compute(g.set_rows(v_cache, v, self.cells));
-        let n_kv = self.shape.n_kv as i64;
-        (
-            g.view_heads(k_cache, [d_k, n_kv, n_head_kv]),
-            g.view_heads(v_cache, [d_v, n_kv, n_head_kv]),
-        )
+        [k_cache, v_cache]
     }
 
     fn attention(&self, x: Tensor<'g>, layer: &Layer, il: usize) -> Tensor<'g> {
         let (g, hparams) = (self.g, self.hparams);
         let n = self.shape.n_tokens as i64;
-        let n_head = i64::from(hparams.n_head);
-        let (d_k, d_v) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_embd_head_v));
+        let (d_k, n_head) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_head));
         let q = g.reshape(self.linear(&layer.attn_q, x), &[d_k, n_head, n]);
         let mut q = self.rotate(q).named(format!("Qcur-{il}"));
         if let Some(scale) = self.attn_scale {
             q = g.mul(q, scale);
         }
         g.compute(q);
-        let (k, v) = self.store_kv(x, layer, il);
-        let scale = 1.0 / (d_k as f32).sqrt();
-        let mixed = g.flash_attn(g.swap_12(q), k, v, Some(self.mask), scale); // [d_v, n_head, n]
-        let mixed = g.reshape(mixed, &[d_v * n_head, n]).named(format!("kqv_out-{il}"));
+        let cache = self.store_kv(x, layer, il);
+        let mixed = self.mix(q, cache).named(format!("kqv_out-{il}"));
         self.sum_up(mixed, il, &["attn_output"]);
         self.linear(&layer.attn_output, mixed)
+    }
+
+    /// softmax(QKᵀ / √d_k) V: by lists for the first tokens, under a mask for the others. `q` is
+    /// `[d_k, n_head, n]`; gives `[d_v · n_head, n]`.
+    fn mix(&self, q: Tensor<'g>, [k, v]: [Tensor<'g>; 2]) -> Tensor<'g> {
+        let (g, hparams) = (self.g, self.hparams);
+        let (n_head, n_head_kv) = (i64::from(hparams.n_head), i64::from(hparams.n_head_kv));
+        let (d_k, d_v) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_embd_head_v));
+        let (n, n_listed) = (self.shape.n_tokens, self.shape.lists.n_tokens);
+        let listed = self.lists.map(|lists| {
+            let mixed = g.attend(g.view_tokens(q, 0..n_listed), [k, v], n_head_kv, lists);
+            g.reshape(mixed, &[d_v * n_head, n_listed as i64])
+        });
+        let masked = self.mask.map(|mask| {
+            let n_kv = self.shape.n_kv as i64;
+            let k = g.view_heads(k, [d_k, n_kv, n_head_kv]);
+            let v = g.view_heads(v, [d_v, n_kv, n_head_kv]);
+            let q = g.swap_12(g.view_tokens(q, n_listed..n));
+            let mixed = g.flash_attn(q, k, v, Some(mask), 1.0 / (d_k as f32).sqrt()); // [d_v, n_head, n]
+            g.reshape(mixed, &[d_v * n_head, (n - n_listed) as i64])
+        });
+        match (listed, masked) {
+            (Some(listed), Some(masked)) => g.concat_rows(listed, masked),
+            (Some(mixed), None) | (None, Some(mixed)) => mixed,
+            (None, None) => unreachable!("a batch has at least one token"),
+        }
     }
 
     /// W_down(silu(W_gate·x) ⊙ W_up·x).

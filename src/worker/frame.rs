@@ -177,11 +177,11 @@ mod tests {
             Request::Picture(ImageHash([7; 32]), ImagePatches { grid, pixels })
         };
         let request = prop_oneof![
-            (any(), tokens, any(), any()).prop_map(submission),
+            (any::<u64>(), tokens, any::<usize>(), any::<usize>()).prop_map(submission),
             prop::collection::vec(any::<f32>(), 0..300).prop_map(picture),
-            any().prop_map(|id| Request::Cancel(JobId(id))),
-            any().prop_map(|id| Request::Pause(JobId(id))),
-            any().prop_map(|id| Request::Resume(JobId(id))),
+            any::<u64>().prop_map(|id| Request::Cancel(JobId(id))),
+            any::<u64>().prop_map(|id| Request::Pause(JobId(id))),
+            any::<u64>().prop_map(|id| Request::Resume(JobId(id))),
         ];
         prop::collection::vec(request, 0..6)
     }
@@ -204,14 +204,15 @@ mod tests {
                 _ => Event::Failed(id, format!("broken: {x}")),
             }
         };
-        let step = prop::collection::vec((any(), any(), any()).prop_map(event), 0..9);
+        let step = prop::collection::vec(any::<(u64, u32, f32)>().prop_map(event), 0..9);
         let report = prop_oneof![
-            (step, any()).prop_map(|(events, n_cells)| {
+            (step, any::<usize>()).prop_map(|(events, n_cells)| {
                 Report::Step(events, Load { n_cells, ..Load::default() })
             }),
             ".*".prop_map(Report::Refused),
-            (any(), ".*").prop_map(|(id, note)| Report::Prepared(JobId(id), Ok(vec![note]))),
-            (any(), ".*", ".*").prop_map(|(id, a, b)| Report::Prepared(JobId(id), Err((a, b)))),
+            (any::<u64>(), ".*").prop_map(|(id, note)| Report::Prepared(JobId(id), Ok(vec![note]))),
+            (any::<u64>(), ".*", ".*")
+                .prop_map(|(id, a, b)| Report::Prepared(JobId(id), Err((a, b)))),
         ];
         prop::collection::vec(report, 0..6)
     }

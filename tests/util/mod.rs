@@ -4,3 +4,4 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod gguf_writer;
+pub(crate) mod http;

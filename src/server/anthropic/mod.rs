@@ -12,16 +12,18 @@ pub(crate) use error::dressed;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use futures_util::Stream;
 use futures_util::stream::unfold;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use self::asked::{asked, refuse_provided};
 use self::body::MessageBody;
 use self::stream::MessageStream;
 use self::wire::Head;
 use super::SharedApp;
-use super::http::{self, ApiError, ErrorKind};
-use super::request::{self, Document, Generation, Source, random_id};
+use super::http::{self, ApiError, ErrorKind, RequestId};
+use super::request::{self, Document, Generation, ReplyItem, Source, Usage};
 
 /// `POST /v1/messages`.
 pub(crate) async fn messages(State(app): State<SharedApp>, request: Request) -> Response {
@@ -39,34 +41,50 @@ async fn answer(app: &SharedApp, request: Request) -> Result<Response, ApiError>
     let (_, reading) = request::read_chat(app, document, &origin).await?;
     asked.reasoning_budget = reading.options.reasoning_budget;
     let head = Head {
-        id: random_id("msg_"),
+        id: format!("msg_{}", RequestId::new().as_str()),
         request_id: origin.request_id.clone(),
         model: asked.model.clone(),
         hides_thinking: reading.options.hide_reasoning,
     };
     let source = Source::Chat(Box::new(reading.request));
-    let mut generation = request::start(app, &origin, source, &asked).await?;
-    if asked.stream {
-        return Ok(stream(generation, MessageStream::new(head)));
-    }
-    let mut body = MessageBody::new(head);
-    while let Some(item) = generation.next().await {
-        if let Some(message) = body.push(item)? {
-            return Ok(http::json(&message));
-        }
-    }
-    Err(ApiError::new(ErrorKind::Engine, "the reply ended without an end"))
+    let generation = request::start(app, &origin, source, &asked).await?;
+    let mut changes: Vec<String> = reading.changes.iter().map(ToString::to_string).collect();
+    changes.extend(generation.notes.iter().cloned());
+    let mut response = match asked.stream {
+        true => http::sse(events(generation, MessageStream::new(head))),
+        false => http::json(&whole(generation, MessageBody::new(head)).await?),
+    };
+    http::tell_changes(&mut response, &changes);
+    Ok(response)
 }
 
-fn stream(generation: Generation, events: MessageStream) -> Response {
-    http::sse(unfold((generation, events), |(mut generation, mut events)| async {
-        loop {
-            let event = events.push(generation.next().await?);
+fn events(generation: Generation, events: MessageStream) -> impl Stream<Item = String> + Send {
+    unfold((generation, events), async |(mut generation, mut events)| {
+        while !events.is_over() {
+            let event = events.push(generation.next().await.unwrap_or_else(broken_off));
             if !event.is_empty() {
                 return Some((event, (generation, events)));
             }
         }
-    }))
+        None
+    })
+}
+
+async fn whole(
+    mut generation: Generation,
+    mut body: MessageBody,
+) -> Result<Box<RawValue>, ApiError> {
+    loop {
+        let item = generation.next().await.unwrap_or_else(broken_off);
+        if let Some(message) = body.push(item)? {
+            return Ok(message);
+        }
+    }
+}
+
+/// What follows where nothing came.
+fn broken_off() -> ReplyItem {
+    ReplyItem::Failed(ApiError::new(ErrorKind::Engine, "the reply broke off"), Usage::default())
 }
 
 async fn count(app: &SharedApp, request: Request) -> Result<Response, ApiError> {

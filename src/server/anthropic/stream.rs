@@ -19,6 +19,7 @@ pub(super) struct MessageStream {
     /// Parts before the one that is open or comes next.
     index: usize,
     end: Option<(FinishReason, Option<String>)>,
+    is_over: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +32,18 @@ enum Part {
 impl MessageStream {
     /// An answer that begins.
     pub(super) fn new(head: Head) -> Self {
-        MessageStream { head, open: None, index: 0, end: None }
+        MessageStream { head, open: None, index: 0, end: None, is_over: false }
+    }
+
+    /// Whether its last event was given.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// The events that a piece becomes; empty if it has nothing for the client.
     pub(super) fn push(&mut self, item: ReplyItem) -> String {
         let mut out = String::new();
+        self.is_over |= matches!(item, ReplyItem::Done(_) | ReplyItem::Failed(..));
         match item {
             ReplyItem::Started(start) => {
                 let usage = Usage {

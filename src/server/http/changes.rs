@@ -1,9 +1,9 @@
-//! Tells in a header what was altered in a request, so that nothing is altered in silence.
+//! What was altered in a request, told in a header: clients see it, and bodies keep their protocol's shape.
 
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 
-/// Bytes of the header that lists them.
+/// Bytes of the header.
 const MAX_CHANGES: usize = 1024;
 
 /// Lists in a header what was altered in the request, as far as there is room.

@@ -179,8 +179,10 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
             }
         }
     };
-    // Whoever spoke no HTTP was told so. Other errors are clients that left.
-    if ended.is_ok() || ended.is_err_and(|error| error.is_parse()) {
+    // Whoever spoke no HTTP was told so. Other errors are clients that left. A server that ends waits for
+    // nobody who has been answered.
+    let is_answered = ended.is_ok() || ended.is_err_and(|error| error.is_parse());
+    if is_answered && !app.drain.has_begun() {
         connection.into_parts().io.into_inner().close().await;
     }
 }

@@ -31,7 +31,8 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// All routes, in the order of their numbers.
+    /// All routes.
+    #[cfg(test)]
     pub(super) const ALL: [Route; 15] = [
         Route::Health,
         Route::Metrics,
@@ -60,8 +61,11 @@ impl Route {
             "/v1/chat/completions" | "/chat/completions" => Route::ChatCompletions,
             "/v1/completions" | "/completions" => Route::Completions,
             "/v1/fim/completions" | "/fim/completions" => Route::FimCompletions,
-            "/v1/messages" => Route::Messages,
-            "/v1/messages/count_tokens" => Route::CountTokens,
+            // Anthropic's clients append `/v1` to the server's address, which people give with it.
+            "/v1/messages" | "/messages" | "/v1/v1/messages" => Route::Messages,
+            "/v1/messages/count_tokens"
+            | "/messages/count_tokens"
+            | "/v1/v1/messages/count_tokens" => Route::CountTokens,
             "/v1/responses" | "/responses" => Route::Responses,
             "/v1/responses/input_tokens" | "/responses/input_tokens" => Route::InputTokens,
             "/tokenize" => Route::Tokenize,

@@ -34,8 +34,14 @@ impl Answer {
 
     /// Reasoning as OpenRouter has it.
     pub(super) fn details<'a>(&self, text: &'a str) -> Option<[Detail<'a>; 1]> {
-        let detail =
-            Detail { kind: "reasoning.text", text, signature: None, id: None, format: "unknown", index: 0 };
+        let detail = Detail {
+            kind: "reasoning.text",
+            text,
+            signature: None,
+            id: None,
+            format: "unknown",
+            index: 0,
+        };
         (self.has_details && !text.is_empty()).then_some([detail])
     }
 }

@@ -5,12 +5,12 @@ use axum::response::{IntoResponse, Response};
 
 use super::answer::Answer;
 use super::chunks::ChatStream;
-use super::dialect::{self, Client};
+use super::dialect;
 use super::message::ChatBody;
 use super::reply;
 use crate::server::http::{self, ApiError, ErrorKind, RequestId};
 use crate::server::request::{
-    Asked, ChatExtras, Document, Generation, ReplyItem, Source, read_chat, start,
+    Asked, ChatExtras, Document, Generation, ReplyItem, Source, read_chat, start, work,
 };
 use crate::server::{App, Dialect, SharedApp};
 
@@ -21,16 +21,19 @@ pub(crate) async fn chat_completions(State(app): State<SharedApp>, request: Requ
 
 async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError> {
     let (document, mut origin) = Document::read(&app, request).await?;
-    let (mut asked, extras, manner) = {
-        let fields = document.fields()?;
-        let client = Client {
-            user_agent: &origin.user_agent,
-            hint: origin.dialect_hint.as_deref(),
-            configured: app.config.dialect,
-        };
-        let manner = dialect::choose(client, &fields)?;
-        (Asked::openai(&fields, &app)?, ChatExtras::of(&fields)?, manner)
+    let read = {
+        let (app, origin) = (app.clone(), origin.clone());
+        move |_| {
+            let (asked, extras, manner) = {
+                let fields = document.fields()?;
+                let extras = ChatExtras::of(&fields)?;
+                let manner = dialect::choose(&origin, &extras, &fields);
+                (Asked::openai(&fields, &app)?, extras, manner)
+            };
+            Ok((document, asked, extras, manner))
+        }
     };
+    let (document, mut asked, extras, manner) = work(&origin.request_id, read).await?;
     origin.protocol.push_str(match manner.dialect {
         Dialect::OpenAi => " openai",
         Dialect::Mistral => " mistral",

@@ -192,7 +192,8 @@ impl ChatStream {
     fn release(&mut self, usage: Option<&Usage>, out: &mut String) {
         let Some(Held { index, reason }) = self.held.take() else { return };
         let tokens = std::mem::take(&mut self.choices[index].tokens);
-        let mut last = choice(index, Delta::Nothing {}, ChatLogprobs::new(&tokens, &self.tokenizer));
+        let mut last =
+            choice(index, Delta::Nothing {}, ChatLogprobs::new(&tokens, &self.tokenizer));
         last.finish_reason = Some(finish_name(reason));
         self.write(&[last], usage, out);
     }

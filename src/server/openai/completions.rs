@@ -9,7 +9,7 @@ use super::text::{TextAnswer, TextWriter};
 use super::{fim, reply};
 use crate::chat::{Fields, Node};
 use crate::server::http::{self, ApiError, ErrorKind, RequestId};
-use crate::server::request::{Asked, ChatExtras, Document, Source, fields, start};
+use crate::server::request::{Asked, ChatExtras, Document, Source, fields, start, work};
 use crate::server::{App, SharedApp};
 use crate::tokenizer::TokenId;
 
@@ -23,7 +23,9 @@ pub(crate) async fn completions(State(app): State<SharedApp>, request: Request) 
 
 async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError> {
     let (document, origin) = Document::read(&app, request).await?;
-    let Wishes { asked, has_usage_chunk, prompts } = Wishes::read(&document.fields()?, &app)?;
+    let reader = app.clone();
+    let read = move |_| Wishes::read(&document.fields()?, &reader);
+    let Wishes { asked, has_usage_chunk, prompts } = work(&origin.request_id, read).await?;
     let (mut generations, mut echoes) = (Vec::new(), Vec::new());
     for Prompt { tokens, echo } in prompts {
         generations.push(start(&app, &origin, Source::Tokens(tokens), &asked).await?);

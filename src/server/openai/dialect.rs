@@ -7,8 +7,7 @@
 
 use crate::chat::{Fields, Node};
 use crate::server::Dialect;
-use crate::server::http::ApiError;
-use crate::server::request::fields;
+use crate::server::request::{ChatExtras, Origin};
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,57 +18,20 @@ pub(super) struct Manner {
     pub(super) whole_calls: bool,
 }
 
-/// What the head of a request tells of its client.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Client<'a> {
-    /// `user-agent`.
-    pub(super) user_agent: &'a str,
-    /// `x-gust-dialect`, or `dialect` in the query.
-    pub(super) hint: Option<&'a str>,
-    /// `--dialect`.
-    pub(super) configured: Option<Dialect>,
-}
-
-/// Chooses: what the request says outright, then what the server was told, then what the client looks like.
-pub(super) fn choose(client: Client<'_>, body: &Fields<'_>) -> Result<Manner, ApiError> {
-    let dialect = match client.hint {
-        Some(hint) => named(hint)?,
-        None => match client.configured {
-            Some(dialect) => dialect,
-            None if looks_mistral(client.user_agent, body)? => Dialect::Mistral,
-            None => Dialect::OpenAi,
-        },
+/// Chooses: what is asked for outright, then what the client looks like.
+pub(super) fn choose(origin: &Origin, extras: &ChatExtras, body: &Fields<'_>) -> Manner {
+    let dialect = match origin.dialect {
+        Some(dialect) => dialect,
+        None if extras.stream_tool_calls => Dialect::Mistral,
+        None if is_mistral_agent(&origin.user_agent) => Dialect::Mistral,
+        None if has_thinking_chunks(body) => Dialect::Mistral,
+        None => Dialect::OpenAi,
     };
     // langchain-mistralai has no name of its own. It gives each piece of its first call that comes without
     // an id a new one, and then takes the pieces for calls of their own; so it gets no pieces.
-    let is_bare = client.user_agent.starts_with("python-httpx/");
+    let is_bare = origin.user_agent.starts_with("python-httpx/");
     let whole_calls = is_bare && dialect == Dialect::OpenAi && body.get("stream_options").is_none();
-    Ok(Manner { dialect, whole_calls })
-}
-
-fn named(hint: &str) -> Result<Dialect, ApiError> {
-    match hint.to_ascii_lowercase().as_str() {
-        "openai" => Ok(Dialect::OpenAi),
-        "mistral" => Ok(Dialect::Mistral),
-        _ => {
-            let shown: String = hint.chars().take(40).collect();
-            let message = format!("x-gust-dialect: expected openai or mistral, found {shown:?}");
-            Err(ApiError::invalid("x-gust-dialect", message))
-        }
-    }
-}
-
-fn looks_mistral(user_agent: &str, body: &Fields<'_>) -> Result<bool, ApiError> {
-    if is_mistral_agent(user_agent) {
-        return Ok(true);
-    }
-    if let Some(options) = fields::object(body, "stream_options")?
-        && fields::flag(&options, "stream_tool_calls")? == Some(true)
-    {
-        return Ok(true);
-    }
-    let messages = body.get("messages").and_then(|messages| messages.items().ok());
-    Ok(messages.is_some_and(|messages| messages.iter().any(has_thinking_chunk)))
+    Manner { dialect, whole_calls }
 }
 
 fn is_mistral_agent(user_agent: &str) -> bool {
@@ -82,6 +44,11 @@ fn is_mistral_agent(user_agent: &str) -> bool {
 
 /// Whether the model's own words were sent back as this dialect writes them. Faults are left to the reader
 /// of conversations.
+fn has_thinking_chunks(body: &Fields<'_>) -> bool {
+    let messages = body.get("messages").and_then(|messages| messages.items().ok());
+    messages.is_some_and(|messages| messages.iter().any(has_thinking_chunk))
+}
+
 fn has_thinking_chunk(message: &Node<'_>) -> bool {
     // Most messages are texts, and histories are long.
     if !message.raw().contains("thinking") {
@@ -99,8 +66,9 @@ fn has_thinking_chunk(message: &Node<'_>) -> bool {
 mod tests {
     use super::*;
 
-    fn manner(client: Client<'_>, body: &str) -> Result<Manner, ApiError> {
-        choose(client, &Node::root(body).unwrap().fields().unwrap())
+    fn manner(origin: &Origin, body: &str) -> Manner {
+        let fields = Node::root(body).unwrap().fields().unwrap();
+        choose(origin, &ChatExtras::of(&fields).unwrap(), &fields)
     }
 
     #[test]
@@ -129,21 +97,16 @@ mod tests {
             ("curl/8", NO_THOUGHT, Dialect::OpenAi, false),
             ("curl/8", r#"{"messages": 5}"#, Dialect::OpenAi, false),
         ] {
-            let client = Client { user_agent: agent, ..Client::default() };
-            assert_eq!(manner(client, body), Ok(Manner { dialect, whole_calls }), "{agent} {body}");
+            let origin = Origin { user_agent: agent.to_owned(), ..Origin::for_tests("chat") };
+            assert_eq!(manner(&origin, body), Manner { dialect, whole_calls }, "{agent} {body}");
         }
     }
 
     #[test]
     fn what_is_said_outright_outranks_what_the_client_looks_like() {
-        let user_agent = "Mistral-Vibe/3.0.3";
-        let configured = Some(Dialect::OpenAi);
-        let dialect = |client| manner(client, "{}").map(|manner| manner.dialect);
-        let client = Client { user_agent, hint: None, configured };
-        assert_eq!(dialect(client), Ok(Dialect::OpenAi));
-        assert_eq!(dialect(Client { hint: Some("Mistral"), ..client }), Ok(Dialect::Mistral));
-        let error = dialect(Client { hint: Some("french"), ..client }).unwrap_err();
-        assert_eq!(error.param.as_deref(), Some("x-gust-dialect"));
-        assert!(error.message.contains("french"));
+        let user_agent = "Mistral-Vibe/3.0.3".to_owned();
+        let dialect = Some(Dialect::OpenAi);
+        let origin = Origin { user_agent, dialect, ..Origin::for_tests("chat") };
+        assert_eq!(manner(&origin, "{}").dialect, Dialect::OpenAi);
     }
 }

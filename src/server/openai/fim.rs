@@ -7,7 +7,7 @@ use super::answer::Answer;
 use super::chat;
 use super::dialect::Manner;
 use crate::server::http::{ApiError, RequestId};
-use crate::server::request::{Asked, Document, Source, fields, start};
+use crate::server::request::{Asked, Document, Source, fields, start, work};
 use crate::server::{Dialect, SharedApp};
 use crate::tokenizer::{TokenId, Tokenizer};
 
@@ -18,12 +18,14 @@ pub(crate) async fn fim_completions(State(app): State<SharedApp>, request: Reque
 
 async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError> {
     let (document, origin) = Document::read(&app, request).await?;
-    let (asked, prompt, suffix) = {
+    let reader = app.clone();
+    let read = move |_| {
         let fields = document.fields()?;
         let prompt = fields.need("prompt")?.text()?;
-        (Asked::openai(&fields, &app)?, prompt, fields::text(&fields, "suffix")?)
+        let suffix = fields::text(&fields, "suffix")?.unwrap_or_default();
+        Ok((Asked::openai(&fields, &reader)?, encode(&reader.tokenizer, &prompt, &suffix)?))
     };
-    let tokens = encode(&app.tokenizer, &prompt, &suffix.unwrap_or_default())?;
+    let (asked, tokens) = work(&origin.request_id, read).await?;
     let generation = start(&app, &origin, Source::Tokens(tokens), &asked).await?;
     let answer = Answer {
         id: format!("chatcmpl-{}", RequestId::new().as_str()),

@@ -63,7 +63,7 @@ fn arguments(json: &str) -> ReplyEvent {
 }
 
 fn finished(reason: FinishReason) -> ReplyEvent {
-    ReplyEvent::Finished { reason, malformed: false }
+    ReplyEvent::Finished { reason, malformed: false, stopped_by: None }
 }
 
 /// A reply of one choice with everything in it.

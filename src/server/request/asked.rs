@@ -113,7 +113,7 @@ pub(crate) fn model(fields: &Fields<'_>, app: &App) -> Result<String, ApiError> 
     app.names.check(fields::text(fields, "model")?.as_deref())
 }
 
-/// How tokens are drawn, under all the names that are in use.
+/// How tokens are to be drawn: the same fields in every protocol.
 pub(crate) fn sampling(fields: &Fields<'_>, app: &App) -> Result<SamplingWishes, ApiError> {
     let top_k = fields::signed(fields, "top_k", -1..=i128::from(i32::MAX))?;
     let seed = |name| fields::signed(fields, name, i128::from(i64::MIN)..=i128::from(u64::MAX));
@@ -292,6 +292,8 @@ const TEXT: &[&str] = &["best_of", "echo", "prompt", "suffix"];
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -300,7 +302,9 @@ mod tests {
     use crate::server::{Config, SharedApp};
 
     fn app() -> SharedApp {
-        App::for_tests(Config { n_slots: 4, ..Config::default() })
+        static APP: LazyLock<SharedApp> =
+            LazyLock::new(|| App::for_tests(Config { n_slots: 4, ..Config::default() }));
+        APP.clone()
     }
 
     fn read_by(

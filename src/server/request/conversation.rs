@@ -43,7 +43,7 @@ fn memory() -> Arc<Semaphore> {
 }
 
 /// Does `work` on the blocking pool when it is its turn. Its panic is an error of the request of this name.
-pub(super) async fn work<T: Send + 'static>(
+pub(crate) async fn work<T: Send + 'static>(
     request: &str,
     work: impl FnOnce(Turn) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -58,7 +58,7 @@ pub(super) async fn work<T: Send + 'static>(
 
 /// A turn at the processor.
 #[derive(Debug)]
-pub(super) struct Turn(Option<OwnedSemaphorePermit>);
+pub(crate) struct Turn(Option<OwnedSemaphorePermit>);
 
 impl Turn {
     /// Does what only waits, and lets others have the turn meanwhile.

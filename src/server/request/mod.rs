@@ -13,7 +13,7 @@ mod record;
 mod relay;
 
 pub(crate) use asked::{ChatExtras, model, note_unknown, sampling};
-pub(crate) use conversation::{read_chat, read_responses};
+pub(crate) use conversation::{read_chat, read_responses, work};
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
 pub(crate) use queue::Queue;

@@ -12,7 +12,7 @@ const FUNCTIONS: &[&str] = &[
     "ggml_(new_tensor|new_tensor_[1-4]d|dup_tensor|set_name|set_input|set_output|get_first_tensor|get_next_tensor)",
     "ggml_(new_graph_custom|build_forward_expand|graph_n_nodes|graph_node)",
     // ggml.h: operations
-    "ggml_(add|mul|scale|get_rows|set_rows|mul_mat|rms_norm|norm|rope_ext|swiglu_split|flash_attn_ext)",
+    "ggml_(add|mul|scale|get_rows|set_rows|mul_mat|rms_norm|norm|rope_ext|swiglu_split|flash_attn_ext|custom_4d)",
     "ggml_(reshape_[1-4]d|view_[1-4]d|cont|cont_2d|permute|transpose|cpy|cast|concat|silu|gelu|gelu_erf|soft_max_ext|pad|im2col)",
     "ggml_flash_attn_ext_set_prec",
     "ggml_mul_mat_set_prec",

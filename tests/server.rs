@@ -1,0 +1,4 @@
+//! `gust serve` as clients meet it, with the built-in model.
+
+mod chat;
+mod http;
