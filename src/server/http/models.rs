@@ -3,6 +3,7 @@
 //! All limits are those that are served, not those of the file: clients decide by them when to compact a
 //! conversation.
 
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -18,10 +19,15 @@ pub(super) fn facts(app: &App) -> Result<std::sync::Arc<ModelFacts>, ApiError> {
     })
 }
 
+/// What `type` says: mistralai reads only cards of its own types, Anthropic's clients expect theirs.
+pub(super) fn kind(headers: &HeaderMap) -> &'static str {
+    if headers.contains_key("anthropic-version") { "model" } else { "base" }
+}
+
 /// `GET /v1/models`.
-pub(super) fn list(app: &App) -> Response {
+pub(super) fn list(app: &App, kind: &str) -> Response {
     let card = match facts(app) {
-        Ok(facts) => card(app, &facts, app.names.primary()),
+        Ok(facts) => card(app, &facts, app.names.primary(), kind),
         Err(error) => return error.into_response(),
     };
     let id = app.names.primary();
@@ -31,18 +37,18 @@ pub(super) fn list(app: &App) -> Response {
 }
 
 /// `GET /v1/models/{id}`; answers with the name that was asked for.
-pub(super) fn one(app: &App, encoded: &str) -> Response {
+pub(super) fn one(app: &App, encoded: &str, kind: &str) -> Response {
     let found = percent_decoded(encoded)
         .ok_or_else(|| ApiError::invalid("model", "the name is badly percent-encoded"))
         .and_then(|id| app.names.check(Some(&id)))
-        .and_then(|id| Ok(card(app, &*facts(app)?, &id)));
+        .and_then(|id| Ok(card(app, &*facts(app)?, &id, kind)));
     match found {
         Ok(card) => answer(&card),
         Err(error) => error.into_response(),
     }
 }
 
-fn card(app: &App, facts: &ModelFacts, id: &str) -> Value {
+fn card(app: &App, facts: &ModelFacts, id: &str, kind: &str) -> Value {
     let about = &app.about;
     let has = |name| app.tokenizer.control_token(name).is_some();
     let (sees, thinks, calls) = (facts.patches.is_some(), has("[THINK]"), has("[AVAILABLE_TOOLS]"));
@@ -55,7 +61,7 @@ fn card(app: &App, facts: &ModelFacts, id: &str) -> Value {
     json!({
         "id": id,
         "object": "model",
-        "type": "model",
+        "type": kind,
         "created": about.created,
         "created_at": created.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         "owned_by": "mistralai",

@@ -153,10 +153,10 @@ pub(super) async fn answer(route: Route, app: SharedApp, request: Request) -> Re
         Route::Health => status::health(&app),
         Route::Metrics => status::metrics(&app),
         Route::Props => status::props(&app),
-        Route::Models => models::list(&app),
+        Route::Models => models::list(&app, models::kind(request.headers())),
         Route::Model => {
             let id = Route::model_id(request.uri().path()).unwrap_or_default();
-            models::one(&app, id)
+            models::one(&app, id, models::kind(request.headers()))
         }
     }
 }

@@ -25,12 +25,13 @@ pub(super) fn choose(origin: &Origin, extras: &ChatExtras, body: &Fields<'_>) ->
         None if extras.stream_tool_calls => Dialect::Mistral,
         None if is_mistral_agent(&origin.user_agent) => Dialect::Mistral,
         None if has_thinking_chunks(body) => Dialect::Mistral,
+        None if is_ai_sdk_mistral(&origin.user_agent, body) => Dialect::Mistral,
         None => Dialect::OpenAi,
     };
     // langchain-mistralai has no name of its own. It gives each piece of its first call that comes without
     // an id a new one, and then takes the pieces for calls of their own; so it gets no pieces.
     let is_bare = origin.user_agent.starts_with("python-httpx/");
-    let whole_calls = is_bare && dialect == Dialect::OpenAi && body.get("stream_options").is_none();
+    let whole_calls = is_bare && body.get("stream_options").is_none();
     Manner { dialect, whole_calls }
 }
 
@@ -40,6 +41,30 @@ fn is_mistral_agent(user_agent: &str) -> bool {
     names.iter().any(|name| agent.contains(name))
         // Speakeasy generates clients for others too; Mistral's name their package.
         || (agent.contains("speakeasy-sdk/") && agent.contains("mistral"))
+}
+
+/// Whether this is `@ai-sdk/mistral`, whose agent is that of all providers of its family. It alone sends a text
+/// of the user as a list of one, and pictures as bare strings.
+fn is_ai_sdk_mistral(user_agent: &str, body: &Fields<'_>) -> bool {
+    if !user_agent.contains("ai-sdk-provider-utils/") {
+        return false;
+    }
+    let is_its_own = |message: &Node<'_>| {
+        let Ok(message) = message.fields() else { return false };
+        let Some(Ok(chunks)) = message.get("content").map(|content| content.items()) else {
+            return false;
+        };
+        let is_user = message.text("role").is_ok_and(|role| role.as_deref() == Some("user"));
+        let has_bare_picture = || {
+            chunks
+                .iter()
+                .filter_map(|chunk| chunk.fields().ok())
+                .any(|chunk| chunk.text("image_url").is_ok_and(|url| url.is_some()))
+        };
+        is_user && (chunks.len() == 1 || has_bare_picture())
+    };
+    let messages = body.get("messages").and_then(|messages| messages.items().ok());
+    messages.is_some_and(|messages| messages.iter().any(is_its_own))
 }
 
 /// Whether the model's own words were sent back as this dialect writes them. Faults are left to the reader
@@ -80,6 +105,13 @@ mod tests {
             "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "b"}]}]}]}"#;
         const NO_THOUGHT: &str = r#"{"messages": [{"role": "user", "content": "thinking"},
             {"role": "assistant", "content": "", "reasoning_content": "thinking"}]}"#;
+        const LISTED: &str =
+            r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}"#;
+        const BARE: &str = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"},
+            {"type": "image_url", "image_url": "data:"}]}]}"#;
+        const PICTURE: &str = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"},
+            {"type": "image_url", "image_url": {"url": "data:"}}]}]}"#;
+        let ai_sdk = "ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/v20.20.2";
         let mistralai = "speakeasy-sdk/python 3.7.0 2.935.1 1.0.0 mistralai";
         for (agent, body, dialect, whole_calls) in [
             ("", "{}", Dialect::OpenAi, false),
@@ -93,6 +125,11 @@ mod tests {
             ("speakeasy-sdk/typescript 1.0 @openrouter/sdk", "{}", Dialect::OpenAi, false),
             ("ai/6.0 ai-sdk/mistral/4.0.87 runtime/node", "{}", Dialect::Mistral, false),
             ("ai/6.0 ai-sdk/openai-compatible/3.0.92", USAGE, Dialect::OpenAi, false),
+            (ai_sdk, NO_THOUGHT, Dialect::OpenAi, false),
+            (ai_sdk, PICTURE, Dialect::OpenAi, false),
+            (ai_sdk, LISTED, Dialect::Mistral, false),
+            (ai_sdk, BARE, Dialect::Mistral, false),
+            ("curl/8", LISTED, Dialect::OpenAi, false),
             ("curl/8", THOUGHT, Dialect::Mistral, false),
             ("curl/8", NO_THOUGHT, Dialect::OpenAi, false),
             ("curl/8", r#"{"messages": 5}"#, Dialect::OpenAi, false),
