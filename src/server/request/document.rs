@@ -48,7 +48,7 @@ pub(crate) struct Origin {
     /// When its head was read.
     pub(crate) arrived: Instant,
     /// What its pictures have of the memory for pictures, until the last reply is written.
-    pub(super) pictures: Arc<OnceLock<OwnedSemaphorePermit>>,
+    pub(crate) pictures: Arc<OnceLock<OwnedSemaphorePermit>>,
 }
 
 impl Document {
