@@ -47,14 +47,17 @@ impl<'a> Node<'a> {
         self.json
     }
 
+    /// Whether it is a string.
     pub fn is_string(&self) -> bool {
         self.json.starts_with('"')
     }
 
+    /// Whether it is an object.
     pub fn is_object(&self) -> bool {
         self.json.starts_with('{')
     }
 
+    /// Whether it is a list.
     pub fn is_list(&self) -> bool {
         self.json.starts_with('[')
     }
@@ -68,6 +71,7 @@ impl<'a> Node<'a> {
         self.error(format!("expected {expected}, found {}", kind(self.json)))
     }
 
+    /// Its members, if it is an object.
     pub fn fields(&self) -> Result<Fields<'a>, RequestError> {
         if !self.is_object() {
             return Err(self.expected("an object"));
@@ -75,6 +79,7 @@ impl<'a> Node<'a> {
         Ok(Fields { place: self.place.clone(), members: serde_json::from_str(self.json)? })
     }
 
+    /// Its elements, if it is a list of bounded length.
     pub fn items(&self) -> Result<Vec<Node<'a>>, RequestError> {
         if !self.is_list() {
             return Err(self.expected("a list"));
@@ -98,6 +103,7 @@ impl<'a> Node<'a> {
         python_json::read_string(self.json).ok_or_else(|| self.expected("a string"))
     }
 
+    /// A truth value.
     pub fn flag(&self) -> Result<bool, RequestError> {
         match self.json {
             "true" => Ok(true),
@@ -116,6 +122,7 @@ impl<'a> Node<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The member of this name; `null` is none.
     pub fn get(&self, name: &str) -> Option<Node<'a>> {
         let json = self.members.get(name)?.get();
         (json != "null").then(|| Node { place: self.place_of(name), json })
@@ -126,6 +133,7 @@ impl<'a> Fields<'a> {
         names.iter().find_map(|name| self.get(name))
     }
 
+    /// A member that has to be there.
     pub fn need(&self, name: &str) -> Result<Node<'a>, RequestError> {
         self.get(name).ok_or_else(|| RequestError::field(self.place_of(name), "is missing"))
     }
@@ -135,14 +143,17 @@ impl<'a> Fields<'a> {
         self.members.keys().map(String::as_str)
     }
 
+    /// A member that is a string.
     pub fn text(&self, name: &str) -> Result<Option<String>, RequestError> {
         self.get(name).map(|node| node.text()).transpose()
     }
 
+    /// A member that is a truth value.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, RequestError> {
         self.get(name).map(|node| node.flag()).transpose()
     }
 
+    /// Where the member of this name stands, or would.
     pub fn place_of(&self, name: &str) -> String {
         match self.place.is_empty() {
             true => name.to_owned(),

@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, BoxStream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::conversation::work;
@@ -37,8 +37,6 @@ const READINESS: Duration = Duration::from_secs(2);
 pub(crate) struct Generation {
     /// Seconds since 1970.
     pub(crate) created: u64,
-    /// Tokens of the prompt.
-    pub(crate) n_prompt: usize,
     /// What was altered in the conversation, and which wishes can be met in part only.
     pub(crate) notes: Vec<String>,
     items: mpsc::Receiver<ReplyItem>,
@@ -48,16 +46,6 @@ impl Generation {
     /// The next piece; `None` after the last.
     pub(crate) async fn next(&mut self) -> Option<ReplyItem> {
         self.items.recv().await
-    }
-
-    /// One that says what is given.
-    #[cfg(test)]
-    pub(crate) fn of_items(n_prompt: usize, items: Vec<ReplyItem>) -> Self {
-        let (sender, receiver) = mpsc::channel(items.len().max(1));
-        for item in items {
-            sender.try_send(item).expect("there is room for all");
-        }
-        Generation { created: 1_700_000_000, n_prompt, notes: Vec::new(), items: receiver }
     }
 }
 
@@ -150,7 +138,6 @@ impl Task {
         let (sender, items) = mpsc::channel(MAX_WAITING);
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let created = since.map_or(0, |since| since.as_secs());
-        let n_prompt = self.plan.prompt.tokens.len();
         let mut notes = self.plan.notes.clone();
         for note in self.prepared.iter().flatten().flat_map(|prepared| &prepared.notes) {
             if !notes.contains(note) {
@@ -158,7 +145,7 @@ impl Task {
             }
         }
         tokio::spawn(self.run(sender, record));
-        Generation { created, n_prompt, notes, items }
+        Generation { created, notes, items }
     }
 
     async fn run(self, items: mpsc::Sender<ReplyItem>, record: Record) {

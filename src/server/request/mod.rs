@@ -111,8 +111,3 @@ pub(crate) struct Usage {
     /// Times and counts, as the worker tells them.
     pub(crate) spent: Spent,
 }
-
-/// A name that no other answer has: `prefix` and 24 hexadecimal digits.
-pub(crate) fn random_id(prefix: &str) -> String {
-    format!("{prefix}{}", super::http::RequestId::new().as_str())
-}
