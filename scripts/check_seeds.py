@@ -52,7 +52,7 @@ EXAMPLES = [
     ("003", "function calling", "tools = [", "print(tool_call.function.name, tool_call.function.arguments)"),
     ("003", "reasoning_effort none and high", "# Quick chat reply", '"high"},\n)'),
     ("003", "image URL", "response = client.chat.completions.create(", "temperature=0.3,\n)"),
-    ("004", "instruction following, system prompt's file", "from datetime import", ANSWER),
+    ("004", "instruction following, system prompt's file", "from datetime import", "print(assistant_message)"),
     ("004", "tool call with image and follow-up", "import json\nfrom datetime", ANSWER),
     ("004", "vision, reasoning_effort high", "from datetime import", ANSWER),
 ]
