@@ -94,7 +94,7 @@ def grid(found):
     for result in found:
         if result["result"] == "n/a":
             reasons.setdefault(f"{CASES[result['case']]}: {result['detail']}", []).append(result["client"])
-    lines += [""] * bool(reasons) + [f"– {reason} ({', '.join(clients)})." for reason, clients in reasons.items()]
+    lines += [""] * bool(reasons) + [f"– {reason} ({'; '.join(clients)})." for reason, clients in reasons.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,8 @@ Each example is cut out of its guide; only the base URL, the key, the pictures' 
 and the system prompt's file (`hf_hub_download` gives one from here) are exchanged. Indentation that a guide's text
 has lost is restored, by the table below. What the toy behind the server cannot be trusted with is arranged outside
 of the examples: where they leave calling to the model (`tool_choice="auto"`), a call is required, and `eval` is a
-stand-in; replies end after 300 tokens. Prints a table; exits with 1 if an example fails.
+stand-in; replies end after 300 tokens. No version of `mistralai` has both `from mistralai import Mistral` and
+`reasoning_effort`, so the name is put there in the one that has the latter. Prints a table; exits with 1 if an example fails.
 """
 
 import argparse
@@ -52,7 +53,7 @@ EXAMPLES = [
     ("003", "function calling", "tools = [", "print(tool_call.function.name, tool_call.function.arguments)"),
     ("003", "reasoning_effort none and high", "# Quick chat reply", '"high"},\n)'),
     ("003", "image URL", "response = client.chat.completions.create(", "temperature=0.3,\n)"),
-    ("004", "instruction following, system prompt's file", "from datetime import", ANSWER),
+    ("004", "instruction following, system prompt's file", "from datetime import", "print(assistant_message)"),
     ("004", "tool call with image and follow-up", "import json\nfrom datetime", ANSWER),
     ("004", "vision, reasoning_effort high", "from datetime import", ANSWER),
 ]
@@ -71,8 +72,8 @@ DEPTHS = {
 
 # Before an example: what guides give once and use later, and what is arranged for the toy.
 BEFORE = '''
-import builtins, sys, types
-builtins.eval = lambda expression: 42
+import sys, types
+eval = lambda expression: 42
 hub = types.ModuleType("huggingface_hub")
 hub.hf_hub_download = lambda repo_id, filename: {prompt_file!r}
 sys.modules["huggingface_hub"] = hub
@@ -82,9 +83,10 @@ def _calling(create):
             kwargs["tool_choice"] = "required"
         return create(self, *args, **kwargs)
     return created
-import openai, mistralai
+import openai, mistralai, mistralai.client
 from openai.resources.chat.completions import Completions
-from mistralai.chat import Chat
+from mistralai.client.chat import Chat
+mistralai.Mistral = mistralai.client.Mistral
 Completions.create = _calling(Completions.create)
 Chat.complete = _calling(Chat.complete)
 '''
@@ -220,7 +222,7 @@ def main():
     options = parser.parse_args()
     n_failed = 0
     try:
-        program, python = binary(options.gust), Packages(options.cache).python("requirements-seeds")
+        program, python = binary(options.gust), Packages(options.cache).python("requirements")
         # Guide 002 is about the model's predecessor and has its name.
         common = ["--ctx", "8192", "--max-tokens", "300", "--alias", "mistral-medium-3.1", "--allow-fetch", "127.0.0.1"]
         with Server(program, *common) as server, Server(program, "--ctx", "8192", "--slots", "1", "--queue", "0") as narrow, \
@@ -240,7 +242,7 @@ def main():
                     good, output = run_curl(adapted(code, at.base, images), at.key)
                 else:
                     if at is narrow:
-                        busy(narrow, 1.5)
+                        busy(narrow, 5)  # longer than the packages take to be imported
                     # Each guide's own client, for examples that go on from earlier ones.
                     client = "" if re.search(r"client = |def chat", code) and "client = " in code else CLIENTS.get(guide, "")
                     indented = code if guide == "003" else restored(code)
@@ -251,7 +253,7 @@ def main():
                 n_failed += not good
                 print(f"| {guide} | {name} | {'✓' if good else '**✗**'} |", flush=True)
                 if not good or options.show:
-                    print(textwrap.indent(output[-1500:], "    "))
+                    print(textwrap.indent(output[-700:], "    "))
     except Unusable as e:
         sys.exit(f"check_seeds: {e}")
     sys.exit(bool(n_failed))

@@ -90,9 +90,9 @@ def _mistral_thinking():
     whole = None
     for piece in model.stream("What is 17+25?"):
         whole = piece if whole is None else whole + piece
-    # The package keeps the empty text of the first piece as an item of its own.
-    blocks = [block for block in whole.content if block]
-    check([block["type"] for block in blocks] == ["thinking", "text"], whole.content)
+    # The package keeps text that comes as such beside thinking as an item that is no dict, an empty one too.
+    kinds = [block["type"] if isinstance(block, dict) else "text" for block in whole.content if block]
+    check(kinds == ["thinking", "text"], whole.content)
     check_text(model.invoke([HumanMessage("What is 17+25?"), answer, HumanMessage("Thanks")]).text)
 
 
