@@ -12,9 +12,11 @@ use clap::ValueEnum;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 
-use super::{chat_format, open};
+use super::chat_format;
 use crate::chat::ChatFormat;
 use crate::cli::{FormatArgs, ModelArgs};
+use crate::gguf::Gguf;
+use crate::model;
 use crate::server::{
     About, Access, Config, Dialect, FetchRule, Keys, Log, Names, Start, run as serve,
 };
@@ -116,7 +118,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         );
         return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, message).into());
     }
-    let (tokenizer, format, about) = args.opened(printer)?;
+    let (tokenizer, format, about) = args.opened()?;
     let names = Names::new(&args.alias);
     let log_printer = Printer::new();
     let start = Start {
@@ -163,9 +165,13 @@ impl Args {
     }
 
     /// Reads what the front needs of the model.
-    fn opened(&self, printer: &Printer) -> anyhow::Result<(Tokenizer, ChatFormat, About)> {
+    fn opened(&self) -> anyhow::Result<(Tokenizer, ChatFormat, About)> {
         let chosen = chat_format::of_flags(&self.format)?;
-        let gguf = open::gguf(&self.model, printer)?;
+        // The worker opens it too, and is the one to say so.
+        let gguf = match &self.model.model {
+            Some(path) => Gguf::open(path)?,
+            None => model::builtin(),
+        };
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let label = gguf.label().to_string();
         let metadata = gguf.metadata();

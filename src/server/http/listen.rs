@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -175,12 +175,14 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
             ended = &mut connection => break ended,
             () = &mut drain, if !is_told => {
                 is_told = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };
-    // Whoever spoke no HTTP was told so. Other errors are clients that left.
-    if ended.is_ok() || ended.is_err_and(|error| error.is_parse()) {
+    // Whoever spoke no HTTP was told so. Other errors are clients that left. A server that ends waits for
+    // nobody who has been answered.
+    let is_answered = ended.is_ok() || ended.is_err_and(|error| error.is_parse());
+    if is_answered && !app.drain.has_begun() {
         connection.into_parts().io.into_inner().close().await;
     }
 }

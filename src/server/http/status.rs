@@ -50,7 +50,7 @@ pub(super) fn health(app: &App) -> Response {
         "message": why,
         "model": app.names.primary(),
         "running": load.n_running,
-        "waiting": load.n_waiting,
+        "waiting": load.n_waiting + app.queue.n_waiting(),
         "slots": app.config.n_slots,
         "restarts": app.worker.n_restarts(),
     }));
@@ -109,7 +109,7 @@ pub(super) fn metrics(app: &App) -> Response {
     }
     for (name, help, n) in [
         ("requests_running", "Replies that are being written.", load.n_running),
-        ("requests_waiting", "Replies that wait.", load.n_waiting),
+        ("requests_waiting", "Replies that wait.", load.n_waiting + app.queue.n_waiting()),
         ("slots", "Replies that can be written at once.", app.config.n_slots),
         ("cells_used", "Cells of the KV cache in use.", load.n_cells_used),
         ("cells", "Cells of the KV cache.", load.n_cells),
