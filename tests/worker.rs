@@ -172,7 +172,10 @@ fn a_process_that_is_killed_loses_its_jobs_and_is_started_again() {
             for stream in streams {
                 let (_, last) = read(stream).await;
                 let JobEvent::Lost(why) = last else { panic!("{last:?}") };
-                assert!(why.starts_with("the engine stopped (signal: ") && why.contains(name), "{why}");
+                assert!(
+                    why.starts_with("the engine stopped (signal: ") && why.contains(name),
+                    "{why}"
+                );
             }
             until(&worker, |state| matches!(state, State::Ready(_)) && worker.n_restarts() == n)
                 .await;

@@ -71,8 +71,16 @@ impl WorkerCommand {
             }
         };
         let number = |n: Option<u32>| n.map(|n| n.to_string().into());
-        let ModelArgs { model, ctx, threads, cache_type_k, cache_type_v, mmproj, no_repack, yarn_as_is } =
-            args;
+        let ModelArgs {
+            model,
+            ctx,
+            threads,
+            cache_type_k,
+            cache_type_v,
+            mmproj,
+            no_repack,
+            yarn_as_is,
+        } = args;
         flag("slots", Some(n_slots.to_string().into()));
         flag("front", Some(BUILD.into()));
         flag("model", model.as_ref().map(Into::into));
@@ -121,8 +129,7 @@ mod tests {
         };
         for line in lines {
             let asked = parsed(&line.iter().map(Into::into).collect::<Vec<_>>());
-            let command =
-                WorkerCommand::of(&asked.model, asked.slots.into(), &tokenizer).unwrap();
+            let command = WorkerCommand::of(&asked.model, asked.slots.into(), &tokenizer).unwrap();
             let words = [&["gust".into()], &command.args[..]].concat();
             let given = parsed(&words);
             assert_eq!(given.front.as_deref(), Some(BUILD));

@@ -211,7 +211,8 @@ mod tests {
             }),
             ".*".prop_map(Report::Refused),
             (any::<u64>(), ".*").prop_map(|(id, note)| Report::Prepared(JobId(id), Ok(vec![note]))),
-            (any::<u64>(), ".*", ".*").prop_map(|(id, a, b)| Report::Prepared(JobId(id), Err((a, b)))),
+            (any::<u64>(), ".*", ".*")
+                .prop_map(|(id, a, b)| Report::Prepared(JobId(id), Err((a, b)))),
         ];
         prop::collection::vec(report, 0..6)
     }

@@ -292,6 +292,8 @@ const TEXT: &[&str] = &["best_of", "echo", "prompt", "suffix"];
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -300,7 +302,9 @@ mod tests {
     use crate::server::{Config, SharedApp};
 
     fn app() -> SharedApp {
-        App::for_tests(Config { n_slots: 4, ..Config::default() })
+        static APP: LazyLock<SharedApp> =
+            LazyLock::new(|| App::for_tests(Config { n_slots: 4, ..Config::default() }));
+        APP.clone()
     }
 
     fn read_by(

@@ -130,7 +130,7 @@ impl Target {
             .unwrap_or_default()
             .parse()
             .map_err(|_| "not a URL; expected https://host/path".to_owned())?;
-        let Some(authority) = uri.authority() else {
+        let (Some(authority), Some(_)) = (uri.authority(), uri.scheme()) else {
             return Err("the URL names no host; expected https://host/path".to_owned());
         };
         if authority.as_str().contains('@') {

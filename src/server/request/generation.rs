@@ -82,7 +82,8 @@ pub(crate) async fn start(
 pub(crate) async fn count(app: &SharedApp, source: Source) -> Result<usize, ApiError> {
     let facts = ready(app).await?;
     let app = app.clone();
-    work("for its tokens", move |_| Ok(Encoded::of(&app, source, &facts)?.prompt.tokens.len())).await
+    work("for its tokens", move |_| Ok(Encoded::of(&app, source, &facts)?.prompt.tokens.len()))
+        .await
 }
 
 /// What is known of the model, as soon as there is a worker that has it.

@@ -118,7 +118,8 @@ fn check_blind(request: &ChatRequest) -> Result<(), ApiError> {
     match request.messages.iter().position(|message| message.content().iter().any(is_image)) {
         Some(i) => {
             let place = format!("messages[{i}].content");
-            let problem = "the served model has no vision tower; send text only, or serve one with --mmproj";
+            let problem =
+                "the served model has no vision tower; send text only, or serve one with --mmproj";
             Err(ApiError::invalid(&place, format!("{place}: {problem}")))
         }
         None => Ok(()),
@@ -126,12 +127,7 @@ fn check_blind(request: &ChatRequest) -> Result<(), ApiError> {
 }
 
 /// Tokens that a reply may have.
-fn limit(
-    app: &App,
-    asked: &Asked,
-    facts: &ModelFacts,
-    n_prompt: usize,
-) -> Result<usize, ApiError> {
+fn limit(app: &App, asked: &Asked, facts: &ModelFacts, n_prompt: usize) -> Result<usize, ApiError> {
     let n_free = facts.n_ctx.saturating_sub(n_prompt);
     if n_free == 0 {
         return Err(ApiError::context_length(n_prompt, facts.n_ctx));
@@ -248,11 +244,8 @@ mod tests {
 
     #[test]
     fn a_reply_ends_at_the_context_s_end_at_the_latest() {
-        let n_prompt = plan(chat(ReasoningEffort::None), &Asked::default(), 1000)
-            .unwrap()
-            .prompt
-            .tokens
-            .len();
+        let n_prompt =
+            plan(chat(ReasoningEffort::None), &Asked::default(), 1000).unwrap().prompt.tokens.len();
         for (n_max, n_ctx, expected) in [
             (None, n_prompt + 7, Some(7)),
             (Some(5), n_prompt + 7, Some(5)),

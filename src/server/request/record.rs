@@ -147,7 +147,8 @@ mod tests {
             prefill_s: 0.5,
             decode_s: 2.0,
         };
-        let usage = Usage { n_prompt: 1000, n_cached: 900, n_completion: 21, spent, ..Usage::default() };
+        let usage =
+            Usage { n_prompt: 1000, n_cached: 900, n_completion: 21, spent, ..Usage::default() };
         assert_eq!(
             numbers(&usage),
             "prompt 1000 (900 reused, 100 computed at 200.0 t/s), 21 generated at 10.0 t/s, waited 0.2 s"

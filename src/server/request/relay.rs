@@ -226,7 +226,9 @@ mod tests {
             ReplyItem::Event { choice, event, tokens } => match event {
                 ReplyEvent::Text(text) => format!("{choice} text {text:?} {}", tokens.len()),
                 ReplyEvent::Reasoning(text) => format!("{choice} thought {text:?}"),
-                ReplyEvent::Finished { reason, .. } => format!("{choice} {reason:?} {}", tokens.len()),
+                ReplyEvent::Finished { reason, .. } => {
+                    format!("{choice} {reason:?} {}", tokens.len())
+                }
                 event => format!("{choice} {event:?}"),
             },
             ReplyItem::Done(_) => "done".to_owned(),
@@ -286,7 +288,10 @@ mod tests {
         let shown = shown(&items);
         assert_eq!(shown[shown.len() - 2..], ["0 Stop 0".to_owned(), "done".to_owned()]);
         let usage = relay.usage();
-        assert_eq!((usage.n_completion, usage.spent.n_generated, usage.spent.n_prefilled), (n, n, 6));
+        assert_eq!(
+            (usage.n_completion, usage.spent.n_generated, usage.spent.n_prefilled),
+            (n, n, 6)
+        );
     }
 
     #[test]

@@ -55,7 +55,10 @@ fn call(id: &str, name: &str, arguments: &[&str]) -> Vec<ReplyItem> {
 }
 
 fn finished(reason: FinishReason) -> [ReplyItem; 2] {
-    [item(ReplyEvent::Finished { reason, malformed: false }), ReplyItem::Done(USAGE)]
+    [
+        item(ReplyEvent::Finished { reason, malformed: false, stopped_by: None }),
+        ReplyItem::Done(USAGE),
+    ]
 }
 
 /// The events after the first two, checked to be framed and numbered, and the object.
