@@ -53,7 +53,7 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
             let Some((prompt, item)) = items.next().await else {
                 return Err(ApiError::new(ErrorKind::Engine, "the reply broke off"));
             };
-            if writer.take(prompt, item).map_err(|(error, _)| error)? {
+            if writer.take(prompt, item)? {
                 break reply::whole(writer.finish());
             }
         }

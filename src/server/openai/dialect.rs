@@ -91,6 +91,12 @@ fn has_thinking_chunk(message: &Node<'_>) -> bool {
 mod tests {
     use super::*;
 
+    fn origin(user_agent: &str) -> Origin {
+        let mut origin = Origin::for_tests("chat");
+        origin.user_agent = user_agent.to_owned();
+        origin
+    }
+
     fn manner(origin: &Origin, body: &str) -> Manner {
         let fields = Node::root(body).unwrap().fields().unwrap();
         choose(origin, &ChatExtras::of(&fields).unwrap(), &fields)
@@ -134,16 +140,15 @@ mod tests {
             ("curl/8", NO_THOUGHT, Dialect::OpenAi, false),
             ("curl/8", r#"{"messages": 5}"#, Dialect::OpenAi, false),
         ] {
-            let origin = Origin { user_agent: agent.to_owned(), ..Origin::for_tests("chat") };
+            let origin = origin(agent);
             assert_eq!(manner(&origin, body), Manner { dialect, whole_calls }, "{agent} {body}");
         }
     }
 
     #[test]
     fn what_is_said_outright_outranks_what_the_client_looks_like() {
-        let user_agent = "Mistral-Vibe/3.0.3".to_owned();
-        let dialect = Some(Dialect::OpenAi);
-        let origin = Origin { user_agent, dialect, ..Origin::for_tests("chat") };
+        let mut origin = origin("Mistral-Vibe/3.0.3");
+        origin.dialect = Some(Dialect::OpenAi);
         assert_eq!(manner(&origin, "{}").dialect, Dialect::OpenAi);
     }
 }

@@ -128,11 +128,11 @@ impl Said {
     }
 
     /// The content where reasoning is a part of it. A text alone stays a text.
-    fn parts(&self) -> Content<'_> {
-        let part = |chunk| match chunk {
-            &ContentChunk::Text(ref text) => Some(Part::Text { text }),
-            &ContentChunk::Thinking { ref thinking, closed } => {
-                Some(Part::thinking(thinking, Some(closed)))
+    fn parts<'a>(&'a self) -> Content<'a> {
+        let part = |chunk: &'a ContentChunk| match chunk {
+            ContentChunk::Text(text) => Some(Part::Text { text }),
+            ContentChunk::Thinking { thinking, closed } => {
+                Some(Part::thinking(thinking, Some(*closed)))
             }
             ContentChunk::Image(_) => None,
         };

@@ -1,3 +1,6 @@
+//! Replies as transcripts: what each writer makes of the same pieces, byte for byte, because clients read
+//! streams more narrowly than JSON is defined.
+
 use crate::chat::{FinishReason, ReplyEvent};
 use crate::scheduler::{Logprobs, Spent, Start};
 use crate::server::Dialect;

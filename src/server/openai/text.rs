@@ -97,11 +97,7 @@ impl TextWriter {
     }
 
     /// Takes an item; says whether the answer is complete by it.
-    pub(super) fn take(
-        &mut self,
-        prompt: usize,
-        item: ReplyItem,
-    ) -> Result<bool, (ApiError, Usage)> {
+    pub(super) fn take(&mut self, prompt: usize, item: ReplyItem) -> Result<bool, ApiError> {
         match item {
             ReplyItem::Started(_) => {}
             ReplyItem::Event { choice, event, tokens } => {
@@ -121,7 +117,10 @@ impl TextWriter {
                 self.usage = sum(&self.usage, &usage);
                 self.n_done += 1;
             }
-            ReplyItem::Failed(error, usage) => return Err((error, sum(&self.usage, &usage))),
+            ReplyItem::Failed(error, usage) => {
+                self.usage = sum(&self.usage, &usage);
+                return Err(error);
+            }
         }
         Ok(self.n_done == self.answer.echoes.len())
     }
@@ -147,9 +146,9 @@ impl TextWriter {
         match self.take(prompt, item) {
             Ok(false) => {}
             Ok(true) => return self.end(out),
-            Err((error, usage)) => {
+            Err(error) => {
                 self.release(None, out);
-                return push_failure(&error, &usage, out);
+                return push_failure(&error, &self.usage, out);
             }
         }
         let Some(choice) = index.and_then(|index| self.choices.get(index)) else { return };
