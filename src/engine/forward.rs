@@ -201,7 +201,11 @@ impl Engine {
             Wanted::Logits(_) => InputSums::Nothing,
             Wanted::Sums(which, _) => which,
         };
-        let lists = self.list_shape(kv, rows);
+        let lists = match sums {
+            InputSums::Nothing => self.list_shape(kv, rows),
+            // Statistics are over whole windows of a text.
+            InputSums::Layers | InputSums::LayersAndOutput => ListShape::default(),
+        };
         let masked = &rows[lists.n_tokens..];
         let last_cell = masked.iter().flat_map(|row| row.session.cells.as_slice()).max();
         let shape = TextShape {

@@ -347,3 +347,100 @@ fn add(out: &mut [f32], weight: f32, row: &[f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ggml::{Backend, Device, Graph, Scheduler};
+
+    /// Numbers in ±1 from nowhere in particular.
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// What softmax and sums say, in f64.
+    fn plain(q: &[f32], k: &[f32], v: &[f32], shape: [usize; 4], list: &[i32]) -> Vec<f64> {
+        let [d_k, d_v, n_head, n_head_kv] = shape;
+        let head = |head: usize| {
+            let g = head / (n_head / n_head_kv);
+            let score = |cell: &i32| {
+                let k = &k[(*cell as usize * n_head_kv + g) * d_k..][..d_k];
+                let q = &q[head * d_k..][..d_k];
+                let dot: f64 = q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                (dot / (d_k as f64).sqrt()).exp()
+            };
+            let weights: Vec<f64> = list.iter().map(score).collect();
+            let total: f64 = weights.iter().sum();
+            let value = move |i: usize| {
+                let of = |cell: &i32| f64::from(v[(*cell as usize * n_head_kv + g) * d_v + i]);
+                list.iter().zip(&weights).map(|(cell, weight)| weight * of(cell)).sum::<f64>()
+                    / total
+            };
+            (0..d_v).map(value).collect::<Vec<_>>()
+        };
+        (0..n_head).flat_map(head).collect()
+    }
+
+    #[test]
+    fn rows_mix_the_cells_of_their_lists_alone_or_together() {
+        let [d_k, d_v, n_head, n_head_kv, n_cells] = [32, 48, 6, 2, 1500];
+        if !can_attend([DType::F32; 2], [d_k as i64, d_v as i64], 3) {
+            return;
+        }
+        let lists: [Vec<i32>; 4] = [
+            vec![7],
+            (0..n_cells as i32).rev().collect(),
+            (100..612).collect(),
+            (3..900).step_by(5).collect(),
+        ];
+        let q = numbers(d_k * n_head * lists.len(), 1);
+        let k = numbers(d_k * n_head_kv * n_cells, 2);
+        let v = numbers(d_v * n_head_kv * n_cells, 3);
+        let run = |rows: std::ops::Range<usize>, n_threads: u32| {
+            let mut starts = vec![0];
+            let mut cells = Vec::new();
+            for list in &lists[rows.clone()] {
+                cells.extend_from_slice(list);
+                starts.push(cells.len() as i32);
+            }
+            let n = rows.len() as i64;
+            let (mut graph, (inputs, out)) = Graph::build(64, |g| {
+                let (q_id, q) = g.input::<f32>("q", &[d_k as i64, n_head as i64, n]);
+                let (k_id, k) = g.input::<f32>("k", &[(d_k * n_head_kv) as i64, n_cells as i64]);
+                let (v_id, v) = g.input::<f32>("v", &[(d_v * n_head_kv) as i64, n_cells as i64]);
+                let (starts_id, starts) = g.input::<i32>("starts", &[n + 1]);
+                let (cells_id, cells) = g.input::<i32>("cells", &[cells.len() as i64]);
+                let lists = CellLists { starts, cells, n_pieces: 16 };
+                let out = g.output(g.attend(q, [k, v], n_head_kv as i64, lists));
+                ([q_id, k_id, v_id, starts_id, cells_id], out)
+            });
+            let device = Device::cpu().unwrap();
+            let mut sched = Scheduler::new(vec![Backend::new(device, n_threads).unwrap()], 64);
+            let mut ready = sched.ready(&mut graph).unwrap();
+            let width = d_k * n_head;
+            ready.set(inputs[0], &q[rows.start * width..rows.end * width]);
+            ready.set(inputs[1], &k);
+            ready.set(inputs[2], &v);
+            ready.set(inputs[3], &starts);
+            ready.set(inputs[4], &cells);
+            let mut values = Vec::new();
+            ready.compute().unwrap().read(out, &mut values);
+            values
+        };
+        let together = run(0..lists.len(), 2);
+        for (i, list) in lists.iter().enumerate() {
+            let mine = &together[i * d_v * n_head..][..d_v * n_head];
+            assert_eq!(run(i..i + 1, 1), mine, "row {i} alone");
+            let q = &q[i * d_k * n_head..];
+            let expected = plain(q, &k, &v, [d_k, d_v, n_head, n_head_kv], list);
+            for (found, expected) in mine.iter().zip(&expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
+            }
+        }
+    }
+}
