@@ -79,11 +79,11 @@ impl MessageStream {
             ReplyEvent::Reasoning(_) if self.head.hides_thinking => {}
             ReplyEvent::Reasoning(thinking) => {
                 self.enter(Part::Thinking, out);
-                self.delta(Delta::ThinkingDelta { thinking: &thinking }, out);
+                self.delta(Delta::Thinking { thinking: &thinking }, out);
             }
             ReplyEvent::Text(text) => {
                 self.enter(Part::Text, out);
-                self.delta(Delta::TextDelta { text: &text }, out);
+                self.delta(Delta::Text { text: &text }, out);
             }
             ReplyEvent::ToolCallStarted { id, name } => {
                 self.close(out);
@@ -91,7 +91,7 @@ impl MessageStream {
                 self.begin(Part::ToolUse, Block::ToolUse { id, name, input }, out);
             }
             ReplyEvent::ToolCallArguments(partial_json) => {
-                self.delta(Delta::InputJsonDelta { partial_json: &partial_json }, out);
+                self.delta(Delta::InputJson { partial_json: &partial_json }, out);
             }
             ReplyEvent::Finished { reason, stopped_by, .. } => {
                 self.close(out);
@@ -125,7 +125,7 @@ impl MessageStream {
     fn close(&mut self, out: &mut String) {
         let Some(part) = self.open.take() else { return };
         if part == Part::Thinking {
-            self.delta(Delta::SignatureDelta { signature: SIGNATURE }, out);
+            self.delta(Delta::Signature { signature: SIGNATURE }, out);
         }
         Event::ContentBlockStop { index: self.index }.write(out);
         self.index += 1;

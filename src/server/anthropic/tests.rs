@@ -267,7 +267,6 @@ fn errors_have_anthropics_names() {
         (ErrorKind::Timeout, "timeout_error"),
         (ErrorKind::TooLarge, "request_too_large"),
         (ErrorKind::UnsupportedMediaType, "invalid_request_error"),
-        (ErrorKind::Unprocessable, "invalid_request_error"),
         (ErrorKind::Overloaded { retry_after_s }, "rate_limit_error"),
         (ErrorKind::Engine, "api_error"),
         (ErrorKind::Loading { retry_after_s }, "overloaded_error"),

@@ -36,8 +36,6 @@ pub(crate) enum ErrorKind {
     UriTooLong,
     /// 415.
     UnsupportedMediaType,
-    /// 422: JSON of the right shape that cannot be processed.
-    Unprocessable,
     /// 429: the queue is full; seconds after which to try again.
     Overloaded { retry_after_s: u32 },
     /// 500: the engine failed at this request.
@@ -102,7 +100,6 @@ impl ApiError {
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
             ErrorKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            ErrorKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::Engine => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorKind::Loading { .. } | ErrorKind::Unavailable { .. } => {
@@ -159,19 +156,9 @@ impl ApiError {
         }
         body.insert("error".to_owned(), error);
         body.insert("raw_status_code".to_owned(), self.status().as_u16().into());
-        match self.kind {
-            ErrorKind::ContextLength { n_prompt, n_ctx } => {
-                body.insert("n_prompt_tokens".to_owned(), n_prompt.into());
-                body.insert("n_ctx".to_owned(), n_ctx.into());
-            }
-            ErrorKind::Unprocessable => {
-                let place = self.param.as_deref().unwrap_or_default();
-                let detail = json!([{
-                    "loc": ["body", place], "msg": self.message, "type": "value_error",
-                }]);
-                body.insert("detail".to_owned(), detail);
-            }
-            _ => {}
+        if let ErrorKind::ContextLength { n_prompt, n_ctx } = self.kind {
+            body.insert("n_prompt_tokens".to_owned(), n_prompt.into());
+            body.insert("n_ctx".to_owned(), n_ctx.into());
         }
         body
     }
@@ -239,7 +226,6 @@ mod tests {
             ),
             (ErrorKind::MethodNotAllowed("GET, HEAD"), 405, None, Some(("allow", "GET, HEAD"))),
             (ErrorKind::TooLarge, 413, None, None),
-            (ErrorKind::Unprocessable, 422, None, None),
             (retry, 429, Some("rate_limit_exceeded"), Some(("retry-after", "3"))),
             (ErrorKind::Engine, 500, None, None),
             (
