@@ -48,6 +48,24 @@ fn sync(session: &mut Session, prompt: &[u32]) -> Vec<f32> {
     logits
 }
 
+/// Tokens one by one and tokens together look at the cache in different ways; what one has written the other
+/// must find.
+#[test]
+fn a_long_reply_is_still_there_when_more_is_read() {
+    let engine = tiny(2048, DType::F32);
+    let tokens: Vec<u32> = (0..700).map(|i| 300 + i * 7 % 900).collect();
+    let mut slow = Session::new(&engine);
+    sync(&mut slow, &tokens[..10]);
+    let mut logits = Vec::new();
+    for &token in &tokens[10..500] {
+        slow.step(token, &mut logits).unwrap();
+    }
+    let found = sync(&mut slow, &tokens);
+    let expected = sync(&mut Session::new(&engine), &tokens);
+    let apart = difference(&found, &expected);
+    assert!(apart < 0.05, "{apart}");
+}
+
 fn answer_alone(engine: &Arc<Engine>, prompt: &[u32], n: usize) -> Vec<u32> {
     let mut session = Session::new(engine);
     let mut logits = sync(&mut session, prompt);

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM};
 
 use super::open;
 use crate::cli::{CacheType, ModelArgs};
@@ -40,6 +40,9 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
+    // Rust's own handler looks for stack overflows and lets the first SIGBUS that is sent pass. Here it ends the
+    // process, as a truncated model does.
+    signal_hook::flag::register_conditional_default(SIGBUS, Arc::new(AtomicBool::new(true)))?;
     let engine = match opened(&args, printer) {
         Ok(engine) => engine,
         Err(error) => {

@@ -206,17 +206,21 @@ impl Engine {
             // Statistics are over whole windows of a text.
             InputSums::Layers | InputSums::LayersAndOutput => ListShape::default(),
         };
-        let masked = &rows[lists.n_tokens..];
-        let last_cell = masked.iter().flat_map(|row| row.session.cells.as_slice()).max();
+        let view = |rows: &[BatchRow<'_>]| {
+            let last = rows.iter().flat_map(|row| row.session.cells.as_slice()).max();
+            kv.view_for(last.map_or(0, |&cell| cell as usize))
+        };
         let shape = TextShape {
             n_tokens: rows.iter().map(|row| row.tokens.len()).sum(),
-            n_kv: kv.view_for(last_cell.map_or(0, |&cell| cell as usize)),
+            n_kv: view(&rows[lists.n_tokens..]),
             lists,
             n_outputs: rows.iter().map(|row| row.n_logits).sum(),
             n_image_rows: rows.iter().map(|row| row.image_rows(n_embd).count()).sum(),
             sums,
         };
-        kv.zero_below(shape.n_kv);
+        // Before anything is written, and for all rows: a later view must not find cells that it has to zero
+        // among those that listed tokens have filled.
+        kv.zero_below(view(rows));
         if graph.as_ref().is_none_or(|graph| graph.shape != shape) {
             *graph = Some(TextGraph::build(&self.hparams, &self.weights, kv, shape));
         }
@@ -345,14 +349,17 @@ impl Wanted<'_> {
     /// nothing but numbers among sums.
     fn finite_from(&self, n: usize, n_vocab: usize) -> bool {
         match self {
-            Wanted::Logits(logits) => {
-                logits[n..].chunks(n_vocab).all(|row| row.iter().any(|logit| logit.is_finite()))
-            }
+            Wanted::Logits(logits) => logits[n..].chunks(n_vocab).all(is_distribution),
             Wanted::Sums(_, sums) => {
                 sums[n..].iter().all(|sum| sum.squares.iter().all(|x| x.is_finite()))
             }
         }
     }
+}
+
+/// Whether probabilities can be made of a token's logits: numbers below infinity, one of them at least finite.
+fn is_distribution(logits: &[f32]) -> bool {
+    logits.iter().all(|&logit| logit < f32::INFINITY) && logits.iter().any(|x| x.is_finite())
 }
 
 impl InputValues {

@@ -4,8 +4,12 @@
 //! than takes a fifth of a second. Short prompts go first, as that lets most replies begin soonest, but the
 //! oldest has half, so that it isn't passed by for ever.
 
+use crate::engine::N_BATCH;
+
 /// Seconds that prompts may add to a pass while somebody writes.
 const PREFILL_SECONDS: f64 = 0.2;
+/// Seconds that a pass may take where nobody writes: whoever comes meanwhile waits for its end.
+const PASS_SECONDS: f64 = 10.0;
 /// Tokens of prompts that a pass takes however slow the machine is.
 const PREFILL_MIN: usize = 32;
 /// Prompts' share is a multiple of this many tokens, which kernels like best.
@@ -34,8 +38,17 @@ impl Pace {
 
     /// Tokens of prompts that a pass may have beside replies that are being written.
     pub(super) fn n_prefill(self) -> usize {
-        let n = self.seconds_per_token.map_or(0.0, |seconds| PREFILL_SECONDS / seconds);
-        (n as usize / PREFILL_STEP * PREFILL_STEP).max(PREFILL_MIN)
+        self.n_in(PREFILL_SECONDS).unwrap_or(PREFILL_MIN)
+    }
+
+    /// Tokens that any pass may have.
+    pub(super) fn n_batch(self) -> usize {
+        self.n_in(PASS_SECONDS).unwrap_or(N_BATCH).min(N_BATCH)
+    }
+
+    fn n_in(self, seconds: f64) -> Option<usize> {
+        let n = seconds / self.seconds_per_token?;
+        Some((n as usize / PREFILL_STEP * PREFILL_STEP).max(PREFILL_MIN))
     }
 }
 

@@ -48,9 +48,12 @@ impl Scheduler {
         while self.kept.len() > MAX_KEPT && self.evict() {}
     }
 
-    /// The youngest job starts over when there is room again.
+    /// The youngest job starts over when there is room again; rather one whose reader does not read, or it
+    /// would hold its cells against everybody.
     fn push_out(&mut self) {
-        let Some(Running { reply, .. }) = self.running.pop() else { return };
+        let paused = self.running.iter().rposition(|it| it.reply.is_paused);
+        let Some(at) = paused.or(self.running.len().checked_sub(1)) else { return };
+        let Running { reply, .. } = self.running.remove(at);
         let place = self.waiting.partition_point(|waiting| waiting.reply.age < reply.age);
         self.waiting.insert(place, Waiting { reply, after: None });
     }

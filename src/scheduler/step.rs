@@ -49,7 +49,8 @@ impl Scheduler {
             }
             self.wants.push(job.n_ready());
         }
-        plan::share(&self.wants, N_BATCH, self.pace.n_prefill(), &mut self.shares);
+        let n_batch = self.pace.n_batch().max(self.wants.len());
+        plan::share(&self.wants, n_batch, self.pace.n_prefill(), &mut self.shares);
     }
 
     fn pass(&mut self, events: &mut Vec<Event>) {
@@ -64,6 +65,8 @@ impl Scheduler {
             job.begins(begun);
             rows.push(job.row(share));
         }
+        // The engine lists the cells of single tokens if they come first.
+        rows.sort_by_key(|row| row.tokens.len() > 1);
         let done = self.engine.forward(&mut rows, &mut self.logits);
         drop(rows);
         match done {
@@ -81,8 +84,10 @@ impl Scheduler {
     fn hand_out(&mut self, events: &mut Vec<Event>) {
         let n_vocab = self.engine.hparams().n_vocab as usize;
         let rows = self.running.iter_mut().zip(&self.shares).filter(|(_, n)| **n > 0);
-        for ((job, &share), logits) in rows.zip(self.logits.chunks_mut(n_vocab)) {
-            job.advanced(share, logits, &self.engine, events);
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_key(|(_, n)| **n > 1);
+        for ((job, share), logits) in rows.into_iter().zip(self.logits.chunks_mut(n_vocab)) {
+            job.advanced(*share, logits, &self.engine, events);
         }
     }
 

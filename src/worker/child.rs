@@ -8,9 +8,12 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::frame::{self, FrameError, Kind};
 use super::{ModelFacts, Report, Request, Submission, vocabulary_hash};
@@ -20,6 +23,9 @@ use crate::scheduler::{Event, Job, JobId, Load, Scheduler};
 
 /// Requests that wait for the step's end.
 const N_REQUESTS: usize = 1024;
+/// Longest silence between steps: work that tells nothing, as looking at a picture, is no reason to be taken
+/// for dead.
+const PULSE: Duration = Duration::from_secs(20);
 /// Rules that wait to be compiled. The reader must never wait, so what is beyond is refused.
 const N_RULES: usize = 1024;
 
@@ -214,6 +220,7 @@ struct Steps<W> {
 impl<W: Write> Steps<W> {
     fn run(mut self) -> Result<(), FrameError> {
         let mut events = Vec::new();
+        let mut told = Instant::now();
         loop {
             loop {
                 match self.requests.try_recv() {
@@ -224,17 +231,19 @@ impl<W: Write> Steps<W> {
                 }
             }
             let load = self.scheduler.load();
-            if !events.is_empty() || load != self.load {
+            if !events.is_empty() || load != self.load || told.elapsed() >= PULSE {
                 self.load = load;
+                told = Instant::now();
                 self.reports.send(&Report::Step(std::mem::take(&mut events), load))?;
             }
             if !self.scheduler.is_idle() {
                 self.scheduler.step(&mut events);
                 continue;
             }
-            match self.requests.recv() {
+            match self.requests.recv_timeout(PULSE) {
                 Ok(request) => self.take(request?, &mut events),
-                Err(RecvError) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }

@@ -165,7 +165,10 @@ impl Task {
         };
         let outcome = match running {
             Err(error) => Outcome::Failed(error),
-            Ok((mut jobs, _permit)) => {
+            Ok((jobs, permit)) => {
+                // The jobs go first: who gets the slot next must find it free in the worker.
+                let _permit = permit;
+                let mut jobs = jobs;
                 let mut on_first = || app.metrics.first_token(origin.arrived.elapsed());
                 let cut = app.drain.is_cut();
                 drive(&mut jobs, &mut relay, &sink, cut, &mut on_first).await
