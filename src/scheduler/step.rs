@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::engine::{BatchRow, Error, N_BATCH};
+use crate::engine::{BatchRow, Error};
 use crate::vision::ImageHash;
 
 use super::job::Running;

@@ -23,7 +23,7 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
         let fields = document.fields()?;
         let prompt = fields.need("prompt")?.text()?;
         let suffix = fields::text(&fields, "suffix")?.unwrap_or_default();
-        Ok((Asked::openai(&fields, &reader)?, encode(&reader.tokenizer, &prompt, &suffix)?))
+        Ok((Asked::openai_fim(&fields, &reader)?, encode(&reader.tokenizer, &prompt, &suffix)?))
     };
     let (asked, tokens) = work(&origin.request_id, read).await?;
     let generation = start(&app, &origin, Source::Tokens(tokens), &asked).await?;

@@ -71,6 +71,16 @@ impl Asked {
     /// `Reading::options` has it.
     pub(crate) fn openai(fields: &Fields<'_>, app: &App) -> Result<Self, ApiError> {
         note_unknown(fields, &[READ, ACCEPTED, CHAT], app);
+        Self::chat(fields, app)
+    }
+
+    /// The same for text with a gap, whose answer is a chat completion.
+    pub(crate) fn openai_fim(fields: &Fields<'_>, app: &App) -> Result<Self, ApiError> {
+        note_unknown(fields, &[READ, ACCEPTED, CHAT, TEXT], app);
+        Self::chat(fields, app)
+    }
+
+    fn chat(fields: &Fields<'_>, app: &App) -> Result<Self, ApiError> {
         refuse_unsupported(fields)?;
         let single_call = fields::flag(fields, "parallel_tool_calls")? == Some(false);
         Ok(Asked { n_logprobs: chat_logprobs(fields)?, single_call, ..common(fields, app)? })

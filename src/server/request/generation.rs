@@ -152,7 +152,8 @@ impl Task {
         let Task { app, origin, asked, plan, prepared, place } = self;
         let parsers =
             prepared.iter().map(|_| plan.parser(&app.tokenizer, &asked.stop)).collect::<Vec<_>>();
-        let mut relay = Relay::new(parsers, plan.prompt.tokens.len(), plan.n_image());
+        let relay = Relay::new(parsers, plan.prompt.tokens.len(), plan.n_image());
+        let mut relay = relay.with_names(plan.declared.clone());
         let sink = Sink { items: &items, patience: PATIENCE };
         let running = tokio::select! {
             permit = place.wait() => {

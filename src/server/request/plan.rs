@@ -4,6 +4,8 @@
 //! its own and not within a stream. The defaults of sampling are the model card's, which depend on the
 //! reasoning effort.
 
+use std::collections::HashMap;
+
 use super::{Asked, SamplingWishes, Source};
 use crate::chat::{
     self, ChatRequest, ContentChunk, EncodeError, ReasoningEffort, ReplyLimits, ReplyParser,
@@ -25,6 +27,8 @@ pub(super) struct Plan {
     /// Most tokens of a reply, at least 1.
     pub(super) n_max: usize,
     pub(super) notes: Vec<String>,
+    /// Functions by the names that the model is given, where the client's are others.
+    pub(super) declared: HashMap<String, String>,
     /// The conversation that replies go on from; `None` for plain text.
     request: Option<Box<ChatRequest>>,
 }
@@ -37,7 +41,7 @@ impl Plan {
         asked: &Asked,
         facts: &ModelFacts,
     ) -> Result<Self, ApiError> {
-        let Encoded { prompt, request, mut notes } = Encoded::of(app, source, facts)?;
+        let Encoded { prompt, request, declared, mut notes } = Encoded::of(app, source, facts)?;
         let n_max = limit(app, asked, facts, prompt.tokens.len())?;
         let (mut rules, mut effort) = (None, ReasoningEffort::None);
         if let Some(request) = &request {
@@ -49,7 +53,7 @@ impl Plan {
         notes.extend(rules.iter().flat_map(|rules| rules.notes.iter().cloned()));
         let sampling = sampling(&asked.sampling, effort);
         sampling.check(app.tokenizer.n_vocab())?;
-        Ok(Plan { prompt, rules, sampling, n_max, notes, request })
+        Ok(Plan { prompt, rules, sampling, n_max, notes, declared, request })
     }
 
     /// A parser of one reply.
@@ -71,6 +75,7 @@ impl Plan {
 pub(super) struct Encoded {
     pub(super) prompt: Prompt,
     request: Option<Box<ChatRequest>>,
+    declared: HashMap<String, String>,
     notes: Vec<String>,
 }
 
@@ -82,9 +87,11 @@ impl Encoded {
             Source::Tokens(tokens) => {
                 check_tokens(&tokens, app.tokenizer.n_vocab())?;
                 let prompt = Prompt { tokens, images: Vec::new() };
-                return Ok(Encoded { prompt, request: None, notes: Vec::new() });
+                let (declared, notes) = (HashMap::new(), Vec::new());
+                return Ok(Encoded { prompt, request: None, declared, notes });
             }
         };
+        let names: Vec<String> = request.tools.iter().map(|tool| tool.name.clone()).collect();
         let (request, changes) = app.format.normalise(*request);
         let patches = match facts.patches {
             Some(patches) => patches,
@@ -95,7 +102,9 @@ impl Encoded {
         };
         let prompt = app.format.encode(&request, &app.tokenizer, &patches)?;
         let notes = changes.iter().map(ToString::to_string).collect();
-        Ok(Encoded { prompt, request: Some(Box::new(request)), notes })
+        let given = request.tools.iter().map(|tool| tool.name.clone());
+        let declared = given.zip(names).filter(|(given, declared)| given != declared).collect();
+        Ok(Encoded { prompt, request: Some(Box::new(request)), declared, notes })
     }
 }
 

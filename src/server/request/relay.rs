@@ -3,6 +3,7 @@
 //! A state machine without clocks of others, sockets and tasks: what comes in decides what comes out, up to
 //! the times that are told in the usage.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::{ReplyItem, ScoredToken, Usage};
@@ -20,6 +21,8 @@ pub(super) struct Relay<'a> {
     n_image: usize,
     /// What the first job to start found in the cache.
     start: Option<Start>,
+    /// The client's names of functions that the model knows by another.
+    declared: HashMap<String, String>,
 }
 
 /// One reply.
@@ -65,7 +68,13 @@ impl<'a> Relay<'a> {
             reason: None,
         };
         let choices = parsers.into_iter().map(choice).collect();
-        Relay { choices, n_prompt, n_image, start: None }
+        Relay { choices, n_prompt, n_image, start: None, declared: HashMap::new() }
+    }
+
+    /// Gives functions back the names that the client knows them by.
+    pub(super) fn with_names(mut self, declared: HashMap<String, String>) -> Self {
+        self.declared = declared;
+        self
     }
 
     /// Takes the next event of reply `index`.
@@ -87,6 +96,13 @@ impl<'a> Relay<'a> {
             }
             JobEvent::Failed(why) => self.fail(ApiError::new(ErrorKind::Engine, why), &mut taken),
             JobEvent::Lost(why) => self.fail(lost(&why), &mut taken),
+        }
+        for item in &mut taken.items {
+            if let ReplyItem::Event { event: ReplyEvent::ToolCallStarted { name, .. }, .. } = item
+                && let Some(declared) = self.declared.get(name.as_str())
+            {
+                name.clone_from(declared);
+            }
         }
         if taken.is_over && self.choices.iter().all(|choice| choice.parser.is_none()) {
             taken.items.push(ReplyItem::Done(self.usage()));
@@ -292,6 +308,24 @@ mod tests {
             (usage.n_completion, usage.spent.n_generated, usage.spent.n_prefilled),
             (n, n, 6)
         );
+    }
+
+    #[test]
+    fn functions_have_the_names_that_the_client_gave_them() {
+        let tokenizer = tokenizer();
+        let control = |name| tokenizer.control_token(name).unwrap();
+        let names = HashMap::from([("my_tool".to_owned(), "my.tool".to_owned())]);
+        let relay = Relay::new(vec![ReplyParser::new(&tokenizer)], 10, 0);
+        let mut relay = relay.with_names(names);
+        let mut ids = vec![control("[TOOL_CALLS]")];
+        ids.extend(tokenizer.encode("my_tool"));
+        ids.push(control("[ARGS]"));
+        let called = ids.into_iter().flat_map(|id| relay.take(0, JobEvent::Token(id, None)).items);
+        let names = called.filter_map(|item| match item {
+            ReplyItem::Event { event: ReplyEvent::ToolCallStarted { name, .. }, .. } => Some(name),
+            _ => None,
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["my.tool"]);
     }
 
     #[test]
