@@ -13,6 +13,9 @@
 //!   term               ReplyEvent          -> characters
 //! ```
 //!
+//! The server goes the same way with two processes: `server` encodes and parses, `worker` carries token ids
+//! to and fro, and `scheduler` takes the session's place, with many requests in each forward pass.
+//!
 //! `src/README.md` is the map of the house.
 
 pub mod bench;
