@@ -220,9 +220,15 @@ fn the_model_is_described_for_every_client() {
     for name in ["my-model", "mistralai%2FMistral-Medium-Latest", "mistralai/my-model"] {
         let card = server.get(&format!("/v1/models/{name}")).json();
         assert_eq!(card["id"], name.replace("%2F", "/"));
-        assert_eq!((&card["object"], &card["type"]), (&json!("model"), &json!("model")));
+        // Mistral's clients know a card by its type, and Anthropic's by another.
+        assert_eq!((&card["object"], &card["type"]), (&json!("model"), &json!("base")));
         assert!(card["created_at"].as_str().unwrap().ends_with('Z'));
     }
+    let anthropic = server.raw(
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nanthropic-version: 2023-06-01\r\n\
+          Connection: close\r\n\r\n",
+    );
+    assert_eq!(anthropic.json()["data"][0]["type"], "model");
     let unknown = server.get("/v1/models/mistral-small-latest");
     check_error(&unknown, 400, Some("model_not_found"));
     assert!(unknown.text().contains("invalid_model"));
