@@ -219,7 +219,7 @@ fn a_slow_reader_holds_up_nobody_and_misses_nothing() {
     run(async {
         let worker = Worker::start(command(&[]));
         ready(&worker).await;
-        let [slow, quick] = [job("Hi", 1500), job("Thanks", 900)];
+        let [slow, quick] = [job("Hi", 700), job("Thanks", 400)];
         let unread = worker.submit(slow.clone(), None).await.unwrap();
         let (tokens, last) = read(worker.submit(quick.clone(), None).await.unwrap()).await;
         assert_eq!(tokens, alone(&engine, &quick));
