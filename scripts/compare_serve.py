@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--llama-server", type=Path, required=True)
     parser.add_argument("--gust", type=Path, default=ROOT / "target/release/gust")
     parser.add_argument("--load", type=Path, default=ROOT / "target/release/examples/load")
-    parser.add_argument("--model", type=Path, default=next((ROOT / "models").rglob("*.gguf")))
+    parser.add_argument("--model", type=Path, default=ROOT / "models/tiny/tiny-Q8_0.gguf")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=10)

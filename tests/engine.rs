@@ -147,6 +147,30 @@ fn every_cache_type_stays_near_f32() {
     }
 }
 
+/// Then the cells of others are passed by.
+#[test]
+fn a_prompt_reads_the_same_beside_a_thousand_tokens_of_others() {
+    for cache in [DType::F32, DType::F16, DType::Q8_0] {
+        let engine = tiny(4096, cache);
+        let prompts = prompts(&engine);
+        let mut sessions: Vec<Session> = prompts.iter().map(|_| Session::new(&engine)).collect();
+        let alone: Vec<Vec<f32>> = sessions
+            .iter_mut()
+            .zip(&prompts)
+            .map(|(session, prompt)| sync(session, prompt))
+            .collect();
+        let filler: Vec<u32> = (0..2000).map(|i| 1000 + i % 700).collect();
+        let mut others = Session::new(&engine);
+        sync(&mut others, &filler);
+        for (prompt, alone) in prompts.iter().zip(&alone) {
+            let beside = sync(&mut Session::new(&engine), prompt);
+            let largest = alone.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+            let off = alone.iter().zip(&beside).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= 1e-4 * largest, "{cache:?}: {off} of {largest}");
+        }
+    }
+}
+
 #[test]
 fn sync_reuses_the_common_prefix_and_changes_nothing() {
     let engine = tiny(2048, DType::F16);
@@ -250,10 +274,18 @@ fn graphs_of_any_depth_fit_the_scheduler() {
         let kv = KvCache::new(&hparams, 256, [DType::F32; 2], device).unwrap();
         let backend = Backend::new(device, 1).unwrap();
         let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
-        for (n_outputs, sums) in [(1, InputSums::Nothing), (0, InputSums::LayersAndOutput)] {
-            let lists = ListShape::default();
-            let shape =
-                TextShape { n_tokens: 2, n_kv: 256, lists, n_outputs, n_image_rows: 2, sums };
+        for (n_outputs, sums, is_gathered) in
+            [(1, InputSums::Nothing, true), (0, InputSums::LayersAndOutput, false)]
+        {
+            let shape = TextShape {
+                n_tokens: 2,
+                n_kv: 256,
+                is_gathered,
+                lists: ListShape::default(),
+                n_outputs,
+                n_image_rows: 2,
+                sums,
+            };
             sched.reserve(TextGraph::build(&hparams, &weights, &kv, shape).graph).unwrap();
         }
     }

@@ -13,6 +13,12 @@ const MASK_SHUT: u16 = 0xfc00;
 /// Most pieces that lists of cells are cut into: each takes memory for a result of all heads.
 const MAX_PIECES: usize = 4096;
 
+/// Room for cells that are copied together is a multiple of this, as kernels like it.
+const GATHER_STEP: usize = 256;
+
+/// Most bytes of a layer's K and V that are copied together.
+const MAX_GATHERED: usize = 128 << 20;
+
 /// Least room for listed cells.
 const MIN_LISTED: usize = 1024;
 
@@ -90,6 +96,7 @@ struct InputValues {
     positions: Vec<i32>,
     cells: Vec<i64>,
     mask: Vec<u16>,
+    gathered: Vec<i32>,
     list_starts: Vec<i32>,
     list_cells: Vec<i32>,
     outputs: Vec<i32>,
@@ -210,9 +217,12 @@ impl Engine {
             let last = rows.iter().flat_map(|row| row.session.cells.as_slice()).max();
             kv.view_for(last.map_or(0, |&cell| cell as usize))
         };
+        let n_viewed = view(&rows[lists.n_tokens..]);
+        let n_gathered = self.n_gathered(kv, &rows[lists.n_tokens..], n_viewed);
         let shape = TextShape {
             n_tokens: rows.iter().map(|row| row.tokens.len()).sum(),
-            n_kv: view(&rows[lists.n_tokens..]),
+            n_kv: n_gathered.unwrap_or(n_viewed),
+            is_gathered: n_gathered.is_some(),
             lists,
             n_outputs: rows.iter().map(|row| row.n_logits).sum(),
             n_image_rows: rows.iter().map(|row| row.image_rows(n_embd).count()).sum(),
@@ -259,6 +269,17 @@ impl Engine {
         }
     }
 
+    /// How many cells are copied together for rows that look at theirs under a mask; `None` where they had
+    /// better look at the first `n_viewed` of the cache. What other sessions have in there would cost a prompt
+    /// as much as its own past.
+    fn n_gathered(&self, kv: &KvCache, rows: &[BatchRow<'_>], n_viewed: usize) -> Option<usize> {
+        let n: usize = rows.iter().map(|row| row.session.cells.as_slice().len()).sum();
+        let n = n.next_multiple_of(GATHER_STEP);
+        let n_bytes = kv.n_bytes() / kv.n_cells() / self.hparams.n_layer as usize * n;
+        let pays = kv.can_gather() && 2 * n <= n_viewed && n_bytes <= MAX_GATHERED;
+        pays.then_some(n).filter(|&n| n > 0)
+    }
+
     /// Lays the rows out side by side: each token sees its own timeline up to itself.
     fn fill(&self, inputs: &mut InputValues, rows: &[BatchRow<'_>], shape: TextShape) {
         let InputValues { tokens, positions, cells, mask, outputs, attn_scale, .. } = inputs;
@@ -276,6 +297,8 @@ impl Engine {
         list_starts.clear();
         list_cells.clear();
         list_starts.push(0);
+        let gathered = &mut inputs.gathered;
+        gathered.clear();
         for row in rows {
             let timeline = row.session.cells.as_slice();
             let n_past = row.session.tokens.len();
@@ -284,6 +307,10 @@ impl Engine {
                 image_places.push((tokens.len() + i) as i64);
             }
             let first_output = row.tokens.len() - row.n_logits;
+            let first_gathered = gathered.len();
+            if shape.is_gathered && tokens.len() >= shape.lists.n_tokens {
+                gathered.extend(timeline.iter().map(|&cell| cell as i32));
+            }
             for (i, &token) in row.tokens.iter().enumerate() {
                 let position = n_past + i;
                 match tokens.len().checked_sub(shape.lists.n_tokens) {
@@ -293,8 +320,11 @@ impl Engine {
                     }
                     Some(n_before) => {
                         let line = &mut mask[n_before * shape.n_kv..][..shape.n_kv];
-                        for &cell in &timeline[..=position] {
-                            line[cell as usize] = MASK_OPEN;
+                        if shape.is_gathered {
+                            line[first_gathered..=first_gathered + position].fill(MASK_OPEN);
+                        } else {
+                            let seen = &timeline[..=position];
+                            seen.iter().for_each(|&cell| line[cell as usize] = MASK_OPEN);
                         }
                     }
                 }
@@ -310,6 +340,10 @@ impl Engine {
             }
         }
         list_cells.resize(shape.lists.n_cells, 0);
+        if let Some(&any) = gathered.first() {
+            // A masked cell must hold numbers, so any that holds some.
+            gathered.resize(shape.n_kv, any);
+        }
     }
 }
 
@@ -369,6 +403,9 @@ impl InputValues {
         ready.set(ids.cells, &self.cells);
         if let Some(id) = ids.mask {
             ready.set(id, &self.mask);
+        }
+        if let Some(id) = ids.gathered {
+            ready.set(id, &self.gathered);
         }
         if let Some([starts, cells]) = ids.lists {
             ready.set(starts, &self.list_starts);

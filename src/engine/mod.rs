@@ -177,6 +177,7 @@ impl Engine {
         let worst = TextShape {
             n_tokens: N_BATCH,
             n_kv: n_ctx as usize,
+            is_gathered: false,
             lists: ListShape::default(),
             n_outputs: 1,
             n_image_rows: if vision.is_some() { N_BATCH } else { 0 },

@@ -16,6 +16,7 @@ use std::ffi::c_void;
 
 use ggml_sys as sys;
 
+use super::custom::values;
 use super::graph::GraphBuilder;
 use super::{DType, Tensor};
 
@@ -28,9 +29,6 @@ const LANES: usize = 16;
 /// Most elements of a head, and most heads that share a key.
 const MAX_HEAD: usize = 256;
 const MAX_GROUP: usize = 32;
-
-/// ggml's "as many threads as there are".
-const ALL_THREADS: i32 = -1;
 
 /// What is wanted of a batch's single tokens, in ggml's order.
 #[derive(Debug, Clone, Copy)]
@@ -87,45 +85,8 @@ impl<'g> GraphBuilder<'g> {
         assert!(lists.cells.dtype() == DType::I32, "attend: {:?}", lists.cells);
         // A piece's sum of weights and their maximum stand behind its values.
         let parts = [d_v + 2, n_head, lists.n_pieces as i64];
-        let parts = self.custom(parts, &[q, k, v, lists.starts, lists.cells], pieces);
-        self.custom([d_v, n_head, n], &[parts, lists.starts], join)
-    }
-
-    fn custom(&self, ne: [i64; 3], args: &[Tensor<'g>], run: Run) -> Tensor<'g> {
-        let mut args: Vec<_> = args.iter().map(|arg| arg.ptr.as_ptr()).collect();
-        let [a, b, c] = ne;
-        let ctx = self.arena.ptr();
-        // SAFETY: the handles point to live headers and the arena has room (`Graph::build`); `run` reads no
-        // user data.
-        Tensor::new(unsafe {
-            sys::ggml_custom_4d(
-                ctx,
-                DType::F32.0,
-                a,
-                b,
-                c,
-                1,
-                args.as_mut_ptr(),
-                args.len() as i32,
-                Some(run),
-                ALL_THREADS,
-                std::ptr::null_mut(),
-            )
-        })
-    }
-}
-
-type Run = unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_void);
-
-/// The elements of a tensor that lies in one run.
-///
-/// # Safety
-/// The tensor has its data, of type `T`, contiguous, and nobody writes it during `'a`.
-unsafe fn values<'a, T>(tensor: *const sys::ggml_tensor) -> &'a [T] {
-    unsafe {
-        let ne = (*tensor).ne;
-        let n = ne.iter().product::<i64>() as usize;
-        std::slice::from_raw_parts((*tensor).data.cast::<T>(), n)
+        let parts = self.custom(DType::F32, parts, &[q, k, v, lists.starts, lists.cells], pieces);
+        self.custom(DType::F32, [d_v, n_head, n], &[parts, lists.starts], join)
     }
 }
 

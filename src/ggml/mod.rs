@@ -18,6 +18,8 @@
 
 mod attend;
 mod backend;
+mod custom;
+mod gather;
 mod graph;
 mod ops;
 mod quant;

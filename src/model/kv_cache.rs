@@ -82,6 +82,11 @@ impl KvCache {
         self.is_on_cpu && can_attend(self.types, head, n_group)
     }
 
+    /// Whether chosen cells can be copied together.
+    pub fn can_gather(&self) -> bool {
+        self.is_on_cpu
+    }
+
     /// How many cells a graph must look at to see cell `last`.
     pub fn view_for(&self, last: usize) -> usize {
         (last + 1).next_multiple_of(VIEW_STEP).min(self.n_cells)

@@ -19,6 +19,8 @@ pub struct TextShape {
     pub n_tokens: usize,
     /// Cells of the KV cache that attention looks at under a mask.
     pub n_kv: usize,
+    /// Whether these are chosen cells, which are copied together, and not the first of the cache.
+    pub is_gathered: bool,
     /// The first tokens, whose cells are listed.
     pub lists: ListShape,
     /// Tokens whose logits are wanted; 0 only fills the cache.
@@ -88,6 +90,8 @@ pub struct TextInputs {
     pub cells: InputId,
     /// F16 `[n_kv, n_masked]`, 0 where a token may look, −∞ elsewhere; for tokens without a list, if any.
     pub mask: Option<InputId>,
+    /// I32 `[n_kv]`, the cells that the mask is about, if they are chosen.
+    pub gathered: Option<InputId>,
     /// I32 `[lists.n_tokens + 1]` and I32 `[lists.n_cells]`: where each list begins, and the lists, if any.
     pub lists: Option<[InputId; 2]>,
     /// I32 `[n_outputs]`, which tokens' logits are wanted, if any.
@@ -142,6 +146,7 @@ struct Recorder<'a, 'g> {
     positions: Tensor<'g>,
     cells: Tensor<'g>,
     mask: Option<Tensor<'g>>,
+    gathered: Option<Tensor<'g>>,
     lists: Option<CellLists<'g>>,
     outputs: Option<Tensor<'g>>,
     attn_scale: Option<Tensor<'g>>,
@@ -166,6 +171,8 @@ impl<'a, 'g> Recorder<'a, 'g> {
         let n_masked = n - n_listed as i64;
         let mask =
             (n_masked > 0).then(|| g.input::<u16>("inp_mask", &[shape.n_kv as i64, n_masked]));
+        let gathered = (shape.is_gathered && n_masked > 0)
+            .then(|| g.input::<i32>("inp_kv_cells", &[shape.n_kv as i64]));
         let lists = (n_listed > 0).then(|| {
             let (starts_id, starts) = g.input::<i32>("inp_list_starts", &[n_listed as i64 + 1]);
             let (cells_id, cells) = g.input::<i32>("inp_list_cells", &[n_cells as i64]);
@@ -186,6 +193,7 @@ impl<'a, 'g> Recorder<'a, 'g> {
             positions: positions_id,
             cells: cells_id,
             mask: mask.map(|(id, _)| id),
+            gathered: gathered.map(|(id, _)| id),
             lists: lists.map(|(ids, _)| ids),
             outputs: outputs.map(|(id, _)| id),
             attn_scale: attn_scale.map(|(id, _)| id),
@@ -203,6 +211,7 @@ impl<'a, 'g> Recorder<'a, 'g> {
             positions,
             cells,
             mask: mask.map(|(_, tensor)| tensor),
+            gathered: gathered.map(|(_, tensor)| tensor),
             lists: lists.map(|(_, lists)| lists),
             outputs: outputs.map(|(_, tensor)| tensor),
             attn_scale: attn_scale.map(|(_, tensor)| tensor),
@@ -327,6 +336,7 @@ impl<'a, 'g> Recorder<'a, 'g> {
         });
         let masked = self.mask.map(|mask| {
             let n_kv = self.shape.n_kv as i64;
+            let [k, v] = [k, v].map(|x| self.gathered.map_or(x, |cells| g.gather(x, cells)));
             let k = g.view_heads(k, [d_k, n_kv, n_head_kv]);
             let v = g.view_heads(v, [d_v, n_kv, n_head_kv]);
             let q = g.swap_12(g.view_tokens(q, n_listed..n));
