@@ -1,12 +1,16 @@
 //! Who gets how many tokens of the next pass. Pure functions of what replies want.
 //!
 //! Whoever writes gets a token in every pass. Prompts share what is left, and while somebody writes no more
-//! than takes a fifth of a second. Short prompts go first, as that lets most replies begin soonest, but the
+//! than makes the pass three times as long, or what the number of those who wait is worth. Short prompts go first, as that lets most replies begin soonest, but the
 //! oldest has half, so that it isn't passed by for ever.
 
 use crate::engine::N_BATCH;
 
-/// Seconds that prompts may add to a pass while somebody writes.
+/// How much longer than without prompts they may make a pass while somebody writes.
+const PREFILL_SHARE: f64 = 2.0;
+/// Seconds that each prompt may add in any case: one reader's pause is another's wait for the first token.
+const PROMPT_SECONDS: f64 = 0.01;
+/// Seconds that all prompts together may add: a longer pause is noticed.
 const PREFILL_SECONDS: f64 = 0.2;
 /// Seconds that a pass may take where nobody writes: whoever comes meanwhile waits for its end.
 const PASS_SECONDS: f64 = 10.0;
@@ -23,22 +27,28 @@ const NEWEST: f64 = 0.25;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
     seconds_per_token: Option<f64>,
+    /// Of a pass without prompts.
+    writing_seconds: f64,
 }
 
 impl Pace {
-    /// Learns from a pass.
-    pub(super) fn passed(&mut self, n_tokens: usize, seconds: f64) {
-        if n_tokens < MEASURED_MIN {
-            return;
+    /// Learns from a pass of prompts, of replies or of both.
+    pub(super) fn passed(&mut self, shares: &[usize], seconds: f64) {
+        let n_tokens: usize = shares.iter().sum();
+        if shares.iter().all(|&share| share <= 1) {
+            self.writing_seconds += NEWEST * (seconds - self.writing_seconds);
+        } else if n_tokens >= MEASURED_MIN {
+            let latest = seconds / n_tokens as f64;
+            let average = |before: f64| before + NEWEST * (latest - before);
+            self.seconds_per_token = Some(self.seconds_per_token.map_or(latest, average));
         }
-        let latest = seconds / n_tokens as f64;
-        let average = |before: f64| before + NEWEST * (latest - before);
-        self.seconds_per_token = Some(self.seconds_per_token.map_or(latest, average));
     }
 
-    /// Tokens of prompts that a pass may have beside replies that are being written.
-    pub(super) fn n_prefill(self) -> usize {
-        self.n_in(PREFILL_SECONDS).unwrap_or(PREFILL_MIN)
+    /// Tokens of `n_prompts` prompts that a pass may have beside replies that are being written.
+    pub(super) fn n_prefill(self, n_prompts: usize) -> usize {
+        let share = PREFILL_SHARE * self.writing_seconds;
+        let seconds = share.max(PROMPT_SECONDS * n_prompts as f64).min(PREFILL_SECONDS);
+        self.n_in(seconds).unwrap_or(PREFILL_MIN)
     }
 
     /// Tokens that any pass may have.
@@ -129,20 +139,24 @@ mod tests {
     }
 
     #[test]
-    fn prompts_get_what_a_fifth_of_a_second_computes() {
+    fn prompts_get_what_fits_beside_replies() {
         let mut pace = Pace::default();
-        assert_eq!(pace.n_prefill(), 32);
-        pace.passed(512, 0.512);
-        assert_eq!(pace.n_prefill(), 192);
-        pace.passed(3, 100.0);
-        assert_eq!(pace.n_prefill(), 192);
-        for _ in 0..100 {
-            pace.passed(100, 10.0);
-        }
-        assert_eq!(pace.n_prefill(), 32);
-        for _ in 0..100 {
-            pace.passed(512, 0.0);
-        }
-        assert!(pace.n_prefill() >= 512);
+        assert_eq!(pace.n_prefill(1), 32);
+        let settle = |pace: &mut Pace, shares: &[usize], seconds| {
+            (0..100).for_each(|_| pace.passed(shares, seconds));
+        };
+        settle(&mut pace, &[512], 0.0512);
+        assert_eq!(pace.n_prefill(1), 96, "a hundredth of a second");
+        assert_eq!(pace.n_prefill(4), 400, "for each");
+        settle(&mut pace, &[1, 0, 1], 0.02);
+        assert_eq!(pace.n_prefill(1), 384, "twice as long as the replies alone");
+        settle(&mut pace, &[1; 40], 10.0);
+        assert_eq!(pace.n_prefill(1), 1984, "a fifth of a second");
+        pace.passed(&[1, 0, 2], 100.0);
+        assert_eq!(pace.n_prefill(1), 1984, "too few tokens to learn from");
+        settle(&mut pace, &[1, 100], 10.0);
+        assert_eq!(pace.n_prefill(1), 32);
+        settle(&mut pace, &[1, 511], 0.0);
+        assert!(pace.n_prefill(1) >= 512);
     }
 }

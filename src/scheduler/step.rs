@@ -50,12 +50,12 @@ impl Scheduler {
             self.wants.push(job.n_ready());
         }
         let n_batch = self.pace.n_batch().max(self.wants.len());
-        plan::share(&self.wants, n_batch, self.pace.n_prefill(), &mut self.shares);
+        let n_prompts = self.wants.iter().filter(|want| **want > 1).count();
+        plan::share(&self.wants, n_batch, self.pace.n_prefill(n_prompts), &mut self.shares);
     }
 
     fn pass(&mut self, events: &mut Vec<Event>) {
-        let n_tokens: usize = self.shares.iter().sum();
-        if n_tokens == 0 {
+        if self.shares.iter().all(|&share| share == 0) {
             return;
         }
         let begun = Instant::now();
@@ -71,7 +71,7 @@ impl Scheduler {
         drop(rows);
         match done {
             Ok(()) => {
-                self.pace.passed(n_tokens, begun.elapsed().as_secs_f64());
+                self.pace.passed(&self.shares, begun.elapsed().as_secs_f64());
                 self.hand_out(events);
             }
             // The owner of the engine wants it to stop; nothing is lost.
