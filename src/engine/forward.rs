@@ -11,7 +11,7 @@ const MASK_OPEN: u16 = 0;
 const MASK_SHUT: u16 = 0xfc00;
 
 /// Most pieces that lists of cells are cut into: each takes memory for a result of all heads.
-const MAX_PIECES: usize = 4096;
+pub(super) const MAX_PIECES: usize = 4096;
 
 /// Least room for listed cells.
 const MIN_LISTED: usize = 1024;
@@ -76,10 +76,10 @@ enum Wanted<'a> {
 /// What forward passes need and only one of them can have at a time.
 #[derive(Debug)]
 pub(super) struct Runtime {
-    sched: Scheduler,
-    kv: KvCache,
+    pub(super) sched: Scheduler,
+    pub(super) kv: KvCache,
     /// The graph that ran last; reused when the next batch has its shape.
-    graph: Option<TextGraph>,
+    pub(super) graph: Option<TextGraph>,
     inputs: InputValues,
 }
 
@@ -251,12 +251,7 @@ impl Engine {
         if !kv.can_list(&self.hparams) || !(1..=MAX_PIECES).contains(&n_pieces) {
             return ListShape::default();
         }
-        ListShape {
-            n_tokens: lengths().count(),
-            // Powers of two, so that one graph serves many steps.
-            n_cells: lengths().sum::<usize>().next_power_of_two().max(MIN_LISTED),
-            n_pieces: n_pieces.next_power_of_two(),
-        }
+        lists(lengths().count(), lengths().sum(), n_pieces)
     }
 
     /// Lays the rows out side by side: each token sees its own timeline up to itself.
@@ -310,6 +305,15 @@ impl Engine {
             }
         }
         list_cells.resize(shape.lists.n_cells, 0);
+    }
+}
+
+/// Room for lists of so many cells in so many pieces: powers of two, so that one graph serves many steps.
+pub(super) fn lists(n_tokens: usize, n_cells: usize, n_pieces: usize) -> ListShape {
+    ListShape {
+        n_tokens,
+        n_cells: n_cells.next_power_of_two().max(MIN_LISTED),
+        n_pieces: n_pieces.next_power_of_two(),
     }
 }
 
