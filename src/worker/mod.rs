@@ -7,12 +7,13 @@
 //! No text, no sockets and no JSON reach the worker.
 //!
 //! `child` is the worker's side: three threads around the scheduler. [`Worker`] is the front's: `supervisor`
-//! keeps a process alive, `routes` knows which request each report belongs to, and `front` is what callers
-//! hold of both. `frame` lies between the two sides.
+//! keeps a process alive, `routes` knows which request each report belongs to, `outgoing` what is to be sent, and
+//! `front` is what callers hold of them. `frame` lies between the two sides.
 
 mod child;
 mod frame;
 mod front;
+mod outgoing;
 mod routes;
 mod supervisor;
 
