@@ -86,9 +86,10 @@ impl Reply {
         };
         Spent {
             n_generated: self.text.len() - self.n_prompt,
+        let now = Instant::now();
             waited_s: seconds(Some(self.submitted), self.first_pass),
-            prefill_s: seconds(self.first_pass, self.first_token),
-            decode_s: seconds(self.first_token, Some(Instant::now())),
+            prefill_s: seconds(self.first_pass, self.first_token.or(Some(now))),
+            decode_s: seconds(self.first_token, Some(now)),
             ..self.spent
         }
     }
@@ -243,7 +244,7 @@ impl Running {
         let n_done = self.session.len().min(self.reply.n_prompt);
         if n_done > self.reply.n_told {
             self.reply.n_told = n_done;
-            events.push(Event::Progress(self.reply.id, n_done));
+            events.push(Event::Progress(self.reply.id, n_done, self.reply.spent()));
         }
         if self.n_left() > 0 {
             return;

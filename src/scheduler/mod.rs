@@ -99,7 +99,7 @@ pub struct Spent {
     pub n_generated: usize,
     /// Seconds from its submission to its first forward pass.
     pub waited_s: f64,
-    /// Seconds from its first forward pass to its first token.
+    /// Seconds from its first forward pass to its first token, or until now.
     pub prefill_s: f64,
     /// Seconds from its first token to its last.
     pub decode_s: f64,
@@ -111,8 +111,8 @@ pub struct Spent {
 pub enum Event {
     /// It has a slot.
     Started(JobId, Start),
-    /// So many tokens of its prompt are done.
-    Progress(JobId, usize),
+    /// So many tokens of its prompt are done, and this is what they took.
+    Progress(JobId, usize, Spent),
     /// It cannot go on without this picture's pixels: [`Scheduler::picture`] is awaited.
     NeedsPicture(JobId, ImageHash),
     /// Its next token.

@@ -140,7 +140,7 @@ impl Stage {
         self.n_steps += 1;
         for event in events {
             let (Event::Started(id, _)
-            | Event::Progress(id, _)
+            | Event::Progress(id, ..)
             | Event::NeedsPicture(id, _)
             | Event::Token(id, _, _)
             | Event::Ended(id, _, _)
@@ -152,10 +152,11 @@ impl Stage {
             );
             match event {
                 Event::Started(_, start) => assert!(told.start.replace(start).is_none()),
-                Event::Progress(_, n) => {
+                Event::Progress(_, n, spent) => {
                     assert!(n > told.n_done && told.tokens.is_empty());
                     told.n_done = n;
                 }
+                    assert!(spent.n_prefilled > 0 && spent.prefill_s > 0.0);
                 Event::NeedsPicture(_, hash) => told.pictures.push(hash),
                 Event::Token(_, token, logprobs) => {
                     told.tokens.push(token);

@@ -115,8 +115,8 @@ pub enum Report {
 pub enum JobEvent {
     /// It has a slot.
     Started(Start),
-    /// So many tokens of its prompt are done.
-    Progress(usize),
+    /// So many tokens of its prompt are done, and this is what they took.
+    Progress(usize, Spent),
     /// Its next token.
     Token(TokenId, Option<Logprobs>),
     /// It is complete.

@@ -334,7 +334,7 @@ impl Routes {
     fn step(self: &Arc<Self>, inner: &mut Inner, event: Event) {
         let (id, event) = match event {
             Event::Started(id, start) => (id, JobEvent::Started(start)),
-            Event::Progress(id, n) => (id, JobEvent::Progress(n)),
+            Event::Progress(id, n, spent) => (id, JobEvent::Progress(n, spent)),
             Event::Token(id, token, logprobs) => (id, JobEvent::Token(token, logprobs)),
             Event::Ended(id, end, spent) => (id, JobEvent::Ended(end, spent)),
             Event::Failed(id, why) => (id, JobEvent::Failed(why)),
