@@ -252,7 +252,8 @@ impl<W: Write> Steps<W> {
                 self.scheduler.step(&mut events);
                 continue;
             }
-            match self.requests.recv_timeout(PULSE) {
+            let pause = self.scheduler.idle_for().map_or(PULSE, |time| time.min(PULSE));
+            match self.requests.recv_timeout(pause) {
                 Ok(request) => self.take(request?, &mut events),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -294,3 +295,6 @@ impl<W: Write> Steps<W> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

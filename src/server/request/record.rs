@@ -52,7 +52,6 @@ impl Record {
         let usage = relay.usage();
         app.metrics.n_prompt.add(usage.n_prompt as u64);
         app.metrics.n_cached.add(usage.n_cached as u64);
-        app.metrics.n_generated.add(usage.n_completion as u64);
         let outcome = match outcome {
             Outcome::Done => format!("200 {}", finish(relay)),
             Outcome::Failed(error) => {

@@ -124,9 +124,9 @@ impl<'a> Relay<'a> {
         self.start.as_ref()
     }
 
-    /// Whether anything was written.
-    pub(super) fn has_begun(&self) -> bool {
-        self.choices.iter().any(|choice| choice.first.is_some())
+    /// Tokens that were written.
+    pub(super) fn n_written(&self) -> usize {
+        self.choices.iter().map(|choice| choice.n_tokens).sum()
     }
 
     /// Why the replies ended, as far as they have.
@@ -149,7 +149,7 @@ impl<'a> Relay<'a> {
             n_prompt: self.n_prompt,
             n_cached: self.start.as_ref().map_or(0, |start| start.n_reused),
             n_image: self.n_image,
-            n_completion: self.choices.iter().map(|choice| choice.n_tokens).sum(),
+            n_completion: self.n_written(),
             n_reasoning: self.choices.iter().map(|choice| choice.n_reasoning).sum(),
             spent,
         }
