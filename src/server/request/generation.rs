@@ -63,7 +63,7 @@ pub(crate) async fn start(
         Ok(task) => Ok(task.spawn(record)),
         Err(error) => {
             record.refused(app, &error);
-            Err(error)
+            Err(error.logged())
         }
     }
 }
@@ -187,7 +187,7 @@ impl Task {
         };
         // Told already where a job said so; a second time finds nobody.
         if let Outcome::Failed(error) = &outcome {
-            let item = ReplyItem::Failed(error.clone(), relay.usage());
+            let item = ReplyItem::Failed(error.clone().logged(), relay.usage());
             let _ = sink.put(item, &mut |_| {}).await;
         }
         record.ended(&app, &outcome, &relay);
@@ -232,7 +232,7 @@ fn unprepared(error: PrepareError) -> ApiError {
             let kind = ErrorKind::InvalidRequest;
             let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
             let param = Some(field).filter(|field| !field.is_empty());
-            ApiError { kind, message: format!("{place}{message}"), param }
+            ApiError::new(kind, format!("{place}{message}")).about(param)
         }
         PrepareError::Lost(why) => lost(&why),
     }
