@@ -19,7 +19,7 @@ mod supervisor;
 
 pub use child::{refuse, serve};
 pub use frame::FrameError;
-pub use front::{JobStream, Lost, NewJob, PrepareError, Prepared, Worker};
+pub use front::{Brake, JobStream, Lost, NewJob, PrepareError, Prepared, Worker};
 pub use supervisor::{PATIENCE, WorkerCommand};
 
 use crate::constraint::ReplyRules;

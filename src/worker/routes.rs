@@ -70,7 +70,7 @@ struct Job {
 pub(super) struct Line {
     pub(super) id: JobId,
     pub(super) events: mpsc::Receiver<JobEvent>,
-    is_paused: Arc<AtomicBool>,
+    pub(super) is_paused: Arc<AtomicBool>,
 }
 
 impl Inner {
@@ -295,11 +295,16 @@ impl Routes {
         if line.events.len() > RESUME_AT || !line.is_paused.load(Ordering::Relaxed) {
             return;
         }
+        self.pause(line.id, &line.is_paused, false);
+    }
+
+    /// Holds a job, or lets it go on; `flag` is its own.
+    pub(super) fn pause(&self, id: JobId, flag: &AtomicBool, is_paused: bool) {
         let mut inner = self.inner();
-        if inner.jobs.contains_key(&line.id) && line.is_paused.load(Ordering::Relaxed) {
+        if inner.jobs.contains_key(&id) && flag.load(Ordering::Relaxed) != is_paused {
             inner.touch();
-            line.is_paused.store(false, Ordering::Relaxed);
-            inner.send(line.id, &Request::Resume(line.id));
+            flag.store(is_paused, Ordering::Relaxed);
+            inner.send(id, &if is_paused { Request::Pause(id) } else { Request::Resume(id) });
             drop(inner);
             self.outgoing.notify_one();
         }

@@ -23,14 +23,16 @@ use super::relay::{Relay, lost};
 use super::{Asked, Origin, ReplyItem, Source};
 use crate::server::SharedApp;
 use crate::server::http::{ApiError, ErrorKind};
-use crate::worker::{JobEvent, JobStream, ModelFacts, NewJob, PrepareError, Prepared, State};
+use crate::worker::{
+    Brake, JobEvent, JobStream, ModelFacts, NewJob, PrepareError, Prepared, State,
+};
 
 /// Pieces that wait for a reader.
 const MAX_WAITING: usize = 64;
-/// How long a full buffer waits for its reader, and when others need wait no longer for the slot: a few seconds
-/// are no more than a slow line.
+/// How long a full buffer waits for its reader, and how long until the reader is taken for slow: then the jobs
+/// are held, which write ahead otherwise, and the worker may give their slots to others.
 const PATIENCE: Duration = Duration::from_secs(30);
-const INDULGENCE: Duration = Duration::from_secs(5);
+const INDULGENCE: Duration = Duration::from_secs(1);
 /// How long a request waits for a worker that opens the model.
 const READINESS: Duration = Duration::from_secs(2);
 
@@ -171,7 +173,8 @@ impl Task {
             Ok((jobs, permit)) => {
                 // The jobs go first: who gets the slot next must find it free in the worker.
                 let mut permit = permit;
-                let mut jobs = jobs;
+                let brakes: Vec<Brake> = jobs.iter().map(JobStream::brake).collect();
+                let mut jobs: Vec<Job> = jobs.into_iter().map(of_job).collect();
                 let mut notice = |sign| match sign {
                     Sign::Token { is_first } => {
                         app.metrics.n_generated.add(1);
@@ -179,7 +182,11 @@ impl Task {
                             app.metrics.first_token(origin.arrived.elapsed());
                         }
                     }
-                    Sign::Slow => permit.make_way(),
+                    Sign::Slow => {
+                        permit.make_way();
+                        brakes.iter().for_each(|brake| brake.hold(true));
+                    }
+                    Sign::Reads => brakes.iter().for_each(|brake| brake.hold(false)),
                 };
                 let cut = app.drain.is_cut();
                 drive(&mut jobs, &mut relay, &sink, cut, &mut notice).await
@@ -203,7 +210,7 @@ async fn submit(
     asked: &Asked,
     plan: Plan,
     prepared: Vec<Option<Prepared>>,
-) -> Result<Vec<Job>, ApiError> {
+) -> Result<Vec<JobStream>, ApiError> {
     let mut jobs = Vec::with_capacity(prepared.len());
     for (i, prepared) in prepared.into_iter().enumerate() {
         let mut sampling = plan.sampling.clone();
@@ -216,14 +223,13 @@ async fn submit(
             n_logprobs: asked.n_logprobs,
             affinity: origin.affinity,
         };
-        let events = app.worker.submit(job, prepared).await.map_err(|error| lost(&error.0))?;
-        jobs.push(Some(of_job(events)));
+        jobs.push(app.worker.submit(job, prepared).await.map_err(|error| lost(&error.0))?);
     }
     Ok(jobs)
 }
 
-fn of_job(job: JobStream) -> BoxStream<'static, JobEvent> {
-    stream::unfold(job, async |mut job| Some((job.next().await?, job))).boxed()
+fn of_job(job: JobStream) -> Job {
+    Some(stream::unfold(job, async |mut job| Some((job.next().await?, job))).boxed())
 }
 
 fn unprepared(error: PrepareError) -> ApiError {
@@ -245,6 +251,8 @@ enum Sign {
     Token { is_first: bool },
     /// The reader does not read.
     Slow,
+    /// It does again.
+    Reads,
 }
 
 type Notice<'a> = dyn FnMut(Sign) + Send + 'a;
@@ -264,7 +272,9 @@ impl Sink<'_> {
             Err(_) => {
                 notice(Sign::Slow);
                 let rest = self.patience.saturating_sub(self.indulgence);
-                timeout(rest, sent).await.map_err(|_| Outcome::Slow)?
+                let sent = timeout(rest, sent).await.map_err(|_| Outcome::Slow)?;
+                notice(Sign::Reads);
+                sent
             }
         };
         sent.map_err(|_| Outcome::Gone)
@@ -399,7 +409,7 @@ mod tests {
     async fn a_reader_that_leaves_or_sleeps_ends_the_jobs() {
         let tokenizer = tokenizer();
         let mut relay = Relay::new(vec![ReplyParser::new(&tokenizer)], 5, 0);
-        let (items, reader) = mpsc::channel(1);
+        let (items, mut reader) = mpsc::channel(1);
         let [indulgence, patience] = [5, 20].map(Duration::from_millis);
         let sink = Sink { items: &items, indulgence, patience };
         let events = said(&tokenizer, "one two three");
@@ -410,6 +420,18 @@ mod tests {
         let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut notice).await;
         assert!(matches!(outcome, Outcome::Slow), "{outcome:?}");
         assert_eq!(signs, [Sign::Token { is_first: true }, Sign::Slow]);
+        // One that comes back in time.
+        let sink = Sink { items: &items, indulgence, patience: PATIENCE };
+        let mut signs = Vec::new();
+        let mut notice = |sign| signs.push(sign);
+        let done = ReplyItem::Done(relay.usage());
+        let reading = async {
+            tokio::time::sleep(4 * indulgence).await;
+            reader.recv().await
+        };
+        let (put, _) = tokio::join!(sink.put(done, &mut notice), reading);
+        assert!(put.is_ok());
+        assert_eq!(signs, [Sign::Slow, Sign::Reads]);
         drop(reader);
         let mut jobs: Vec<Job> = vec![Some(stream::pending().boxed())];
         let cut = std::future::pending();

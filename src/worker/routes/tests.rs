@@ -45,6 +45,22 @@ fn clients_that_come_and_go_leave_nothing_to_be_sent() {
     assert!(matches!(left[..], [Request::Cancel(cancelled)] if cancelled == id), "{left:?}");
 }
 
+#[test]
+fn a_job_is_held_and_let_go_once_each() {
+    let routes = Routes::new();
+    routes.open(None);
+    let line = submit(&routes, routes.new_id(), None, Vec::new());
+    outgoing(&routes);
+    for is_paused in [true, true, false, false, true] {
+        routes.pause(line.id, &line.is_paused, is_paused);
+    }
+    // Whoever reads on lets it go on.
+    routes.taken(&line);
+    let sent = outgoing(&routes);
+    use Request::{Pause, Resume};
+    assert!(matches!(sent[..], [Pause(_), Resume(_), Pause(_), Resume(_)]), "{sent:?}");
+}
+
 fn picture(colour: u8) -> Pictures {
     let rgb = image::RgbImage::from_pixel(56, 56, image::Rgb([colour; 3]));
     let mut png = std::io::Cursor::new(Vec::new());
