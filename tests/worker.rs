@@ -99,7 +99,7 @@ async fn read(mut stream: JobStream) -> (Vec<u32>, JobEvent) {
     loop {
         match stream.next().await.unwrap() {
             JobEvent::Token(token, _) => tokens.push(token),
-            JobEvent::Started(_) | JobEvent::Progress(_) => {}
+            JobEvent::Started(_) | JobEvent::Progress(..) => {}
             last => {
                 assert_eq!(stream.next().await, None);
                 return (tokens, last);

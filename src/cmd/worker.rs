@@ -58,7 +58,9 @@ fn opened(args: &Args, printer: &Printer) -> Result<Arc<crate::engine::Engine>> 
     if let Some(front) = args.front.as_ref().filter(|front| *front != BUILD) {
         bail!("the program was replaced while it ran: {front} became {BUILD}; restart gust");
     }
-    open::engine(&args.model, printer)
+    let engine = open::engine(&args.model, printer)?;
+    engine.reserve(args.slots.into()).context("memory for so many slots")?;
+    Ok(engine)
 }
 
 impl WorkerCommand {

@@ -11,7 +11,7 @@ const MASK_OPEN: u16 = 0;
 const MASK_SHUT: u16 = 0xfc00;
 
 /// Most pieces that lists of cells are cut into: each takes memory for a result of all heads.
-const MAX_PIECES: usize = 4096;
+pub(super) const MAX_PIECES: usize = 4096;
 
 /// Room for cells that are copied together is a multiple of this, as kernels like it.
 const GATHER_STEP: usize = 256;
@@ -82,10 +82,10 @@ enum Wanted<'a> {
 /// What forward passes need and only one of them can have at a time.
 #[derive(Debug)]
 pub(super) struct Runtime {
-    sched: Scheduler,
-    kv: KvCache,
+    pub(super) sched: Scheduler,
+    pub(super) kv: KvCache,
     /// The graph that ran last; reused when the next batch has its shape.
-    graph: Option<TextGraph>,
+    pub(super) graph: Option<TextGraph>,
     inputs: InputValues,
 }
 
@@ -261,12 +261,7 @@ impl Engine {
         if !kv.can_list(&self.hparams) || !(1..=MAX_PIECES).contains(&n_pieces) {
             return ListShape::default();
         }
-        ListShape {
-            n_tokens: lengths().count(),
-            // Powers of two, so that one graph serves many steps.
-            n_cells: lengths().sum::<usize>().next_power_of_two().max(MIN_LISTED),
-            n_pieces: n_pieces.next_power_of_two(),
-        }
+        lists(lengths().count(), lengths().sum(), n_pieces)
     }
 
     /// How many cells are copied together for rows that look at theirs under a mask; `None` where they had
@@ -344,6 +339,15 @@ impl Engine {
             // A masked cell must hold numbers, so any that holds some.
             gathered.resize(shape.n_kv, any);
         }
+    }
+}
+
+/// Room for lists of so many cells in so many pieces: powers of two, so that one graph serves many steps.
+pub(super) fn lists(n_tokens: usize, n_cells: usize, n_pieces: usize) -> ListShape {
+    ListShape {
+        n_tokens,
+        n_cells: n_cells.next_power_of_two().max(MIN_LISTED),
+        n_pieces: n_pieces.next_power_of_two(),
     }
 }
 

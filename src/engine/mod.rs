@@ -12,6 +12,7 @@ mod generate;
 mod images;
 mod machine;
 mod prompt;
+mod reserve;
 mod sampler;
 mod session;
 

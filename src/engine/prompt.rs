@@ -79,6 +79,17 @@ pub struct Timeline<'a> {
 }
 
 impl Timeline<'_> {
+    /// Whether all of the other comes first. It is looked at from its end: timelines that have much in common mostly
+    /// part late, and there are many to be compared.
+    pub fn begins_with(self, other: Timeline<'_>) -> bool {
+        let n = other.tokens.len();
+        let Some(tokens) = self.tokens.get(..n) else { return false };
+        let mut blocks = tokens.rchunks(BLOCK).zip(other.tokens.rchunks(BLOCK));
+        let is_in = |mark: &&ImageMark| mark.start < n;
+        let marks = self.images.iter().take_while(is_in);
+        marks.eq(other.images.iter().take_while(is_in)) && blocks.all(|(a, b)| a == b)
+    }
+
     /// Tokens that both have in common; those of a picture are the same only if the picture is.
     pub fn n_common(self, other: Timeline<'_>) -> usize {
         let n_tokens = n_equal(self.tokens, other.tokens);
@@ -96,9 +107,11 @@ impl Timeline<'_> {
     }
 }
 
+/// Tokens that are compared at once.
+const BLOCK: usize = 64;
+
 /// Length of the common prefix, block by block: timelines are long, and whole blocks compare fast.
 fn n_equal(a: &[TokenId], b: &[TokenId]) -> usize {
-    const BLOCK: usize = 64;
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
     let n_blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK)).take_while(|(a, b)| a == b).count();
@@ -128,6 +141,8 @@ mod tests {
             let ours = Timeline { tokens: &tokens[..n], images: ours };
             let theirs = Timeline { tokens: other, images: theirs };
             assert_eq!(ours.n_common(theirs), theirs.n_common(ours));
+            assert_eq!(ours.begins_with(theirs), ours.n_common(theirs) == other.len());
+            assert_eq!(theirs.begins_with(ours), ours.n_common(theirs) == n);
             ours.n_common(theirs)
         };
         for at in [0, 1, 63, 64, 65, 127, 128, 199] {
@@ -139,6 +154,7 @@ mod tests {
         assert_eq!(n_common(200, &tokens, &[mark(5, 1)], &[mark(5, 1), mark(70, 2)]), 70);
         assert_eq!(n_common(200, &tokens, &[mark(5, 1)], &[mark(5, 2)]), 5);
         assert_eq!(n_common(60, &tokens, &[], &[mark(70, 2)]), 60);
+        assert_eq!(n_common(100, &tokens, &[mark(70, 1)], &[mark(70, 1), mark(120, 2)]), 100);
     }
 
     #[test]

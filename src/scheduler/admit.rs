@@ -17,7 +17,7 @@ impl Scheduler {
         let mut at = 0;
         while at < self.waiting.len() && self.running.len() < self.n_slots {
             let Waiting { reply, after } = &self.waiting[at];
-            if reply.is_paused || after.is_some() {
+            if reply.is_paused() || after.is_some() {
                 at += 1;
                 continue;
             }
@@ -41,7 +41,7 @@ impl Scheduler {
         for waiting in &mut self.waiting {
             let Some((id, n)) = waiting.after else { continue };
             let leader = self.running.iter().find(|running| running.reply.id == id);
-            if leader.is_none_or(|it| it.reply.is_paused || it.session.len() >= n) {
+            if leader.is_none_or(|it| it.reply.is_paused() || it.session.len() >= n) {
                 waiting.after = None;
                 self.may_admit = true;
             }
@@ -52,7 +52,7 @@ impl Scheduler {
     fn sources(&self) -> impl Iterator<Item = Source<'_>> {
         let running = self.running.iter().map(|Running { reply, session, .. }| Source {
             // Nobody waits for a job that stands still.
-            planned: if reply.is_paused { session.timeline() } else { reply.timeline() },
+            planned: if reply.is_paused() { session.timeline() } else { reply.timeline() },
             n_computed: session.len(),
             affinity: reply.affinity,
         });

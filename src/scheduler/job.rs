@@ -27,7 +27,8 @@ pub(super) struct Reply {
     pub(super) text: Vec<TokenId>,
     n_prompt: usize,
     pub(super) images: Vec<ImageMark>,
-    pub(super) is_paused: bool,
+    /// Since when its reader wants nothing more of it.
+    pub(super) paused: Option<Instant>,
     /// Whether it had a slot before.
     pub(super) is_started: bool,
     sampler: Sampler,
@@ -58,7 +59,7 @@ impl Reply {
             n_prompt: job.tokens.len(),
             text: job.tokens,
             images: job.images,
-            is_paused: false,
+            paused: None,
             is_started: false,
             sampler,
             n_max: job.n_max,
@@ -75,20 +76,25 @@ impl Reply {
         self.n_prompt
     }
 
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
     /// The text with its pictures.
     pub(super) fn timeline(&self) -> Timeline<'_> {
         Timeline { tokens: &self.text, images: &self.images }
     }
 
     fn spent(&self) -> Spent {
+        let now = Instant::now();
         let seconds = |from: Option<Instant>, to: Option<Instant>| {
             from.zip(to).map_or(0.0, |(from, to)| (to - from).as_secs_f64())
         };
         Spent {
             n_generated: self.text.len() - self.n_prompt,
             waited_s: seconds(Some(self.submitted), self.first_pass),
-            prefill_s: seconds(self.first_pass, self.first_token),
-            decode_s: seconds(self.first_token, Some(Instant::now())),
+            prefill_s: seconds(self.first_pass, self.first_token.or(Some(now))),
+            decode_s: seconds(self.first_token, Some(now)),
             ..self.spent
         }
     }
@@ -208,7 +214,7 @@ impl Running {
 
     /// Tokens that can be computed now.
     pub(super) fn n_ready(&self) -> usize {
-        if self.reply.is_paused {
+        if self.reply.is_paused() {
             return 0;
         }
         let n_before = |mark: ImageMark| mark.start.saturating_sub(self.session.len());
@@ -243,7 +249,7 @@ impl Running {
         let n_done = self.session.len().min(self.reply.n_prompt);
         if n_done > self.reply.n_told {
             self.reply.n_told = n_done;
-            events.push(Event::Progress(self.reply.id, n_done));
+            events.push(Event::Progress(self.reply.id, n_done, self.reply.spent()));
         }
         if self.n_left() > 0 {
             return;

@@ -53,12 +53,11 @@ impl Kept {
         session.give_back();
         let new = session.timeline();
         let same = |entry: &Entry| entry.affinity == affinity;
-        let covers = |a: Timeline<'_>, b: Timeline<'_>| a.n_common(b) == b.tokens.len();
-        let covering = |entry: &Entry| same(entry) && covers(entry.session.timeline(), new);
+        let covering = |entry: &Entry| same(entry) && entry.session.timeline().begins_with(new);
         if let Some(at) = self.entries.iter().position(covering) {
             return self.touch(at);
         }
-        self.entries.retain(|entry| !(same(entry) && covers(new, entry.session.timeline())));
+        self.entries.retain(|entry| !(same(entry) && new.begins_with(entry.session.timeline())));
         self.entries.push(Entry { session, affinity });
     }
 
@@ -160,11 +159,9 @@ pub(super) fn takes_over(
     }
 }
 
-/// How much a timeline would be missed.
+/// How much a timeline would be missed, if no other has all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
-    /// Another has all of it.
-    Covered,
     /// Its conversation has a longer one.
     Side,
     /// Short, and nobody's.
@@ -189,16 +186,17 @@ fn first_to_go(kept: &[Source<'_>], running: &[(u64, usize)]) -> Option<usize> {
         None => Worth::Small,
     };
     let worths: Vec<Worth> = (0..kept.len()).map(worth).collect();
-    let is_covered = |at: usize| {
+    let is_covered = |&at: &usize| {
         (0..kept.len()).any(|other| {
             // What covers it must not go before it.
             (len(other), other) > (len(at), at)
                 && worths[other] >= worths[at]
-                && kept[other].planned.n_common(kept[at].planned) == len(at)
+                && kept[other].planned.begins_with(kept[at].planned)
         })
     };
-    let worth = |&at: &usize| if is_covered(at) { Worth::Covered } else { worths[at] };
-    (0..kept.len()).min_by_key(worth)
+    // Nothing is worth less than what is covered.
+    let covered = (0..kept.len()).find(is_covered);
+    covered.or_else(|| (0..kept.len()).min_by_key(|&at| worths[at]))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! A [`Job`] is token ids in, token ids out. Each [`Scheduler::step`] runs one forward pass with a row for
 //! every reply that is being written and a share of somebody's prompt. The scheduler is a plain state
 //! machine without threads or channels of its own, so tests drive it step by step; `worker` owns the thread
-//! that calls it. Time decides nothing but how much of a prompt goes into a step.
+//! that calls it. Time decides nothing but how much of a prompt goes into a step, and how long a job may be
+//! paused in a slot that another waits for.
 //!
 //! What a job has computed is kept when it ends, however it ends, and the next prompt with the same
 //! beginning starts from there. Cells are never reserved: when they run short, kept timelines go, and
@@ -20,6 +21,7 @@ mod room;
 mod step;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::constraint::Constraint;
 use crate::engine::{End, Engine, ImageMark, N_BATCH, SamplingParams};
@@ -30,6 +32,10 @@ use job::{Reply, Running, Waiting};
 use kept::Kept;
 use pictures::Tower;
 use plan::Pace;
+
+/// How long a job may be paused in a slot that another waits for. Most readers stop for a moment only, and who
+/// gives up a slot has to wait for the next.
+const PAUSED_MAX: Duration = Duration::from_secs(5);
 
 /// Names a job; chosen by whoever submits it, and never again for another.
 #[derive(
@@ -99,7 +105,7 @@ pub struct Spent {
     pub n_generated: usize,
     /// Seconds from its submission to its first forward pass.
     pub waited_s: f64,
-    /// Seconds from its first forward pass to its first token.
+    /// Seconds from its first forward pass to its first token, or until now.
     pub prefill_s: f64,
     /// Seconds from its first token to its last.
     pub decode_s: f64,
@@ -111,8 +117,8 @@ pub struct Spent {
 pub enum Event {
     /// It has a slot.
     Started(JobId, Start),
-    /// So many tokens of its prompt are done.
-    Progress(JobId, usize),
+    /// So many tokens of its prompt are done, and this is what they took.
+    Progress(JobId, usize, Spent),
     /// It cannot go on without this picture's pixels: [`Scheduler::picture`] is awaited.
     NeedsPicture(JobId, ImageHash),
     /// Its next token.
@@ -128,7 +134,9 @@ pub enum Event {
 pub struct Load {
     /// Jobs that have a slot.
     pub n_running: usize,
-    /// Jobs that wait for one.
+    /// Jobs that had one, gave it up and wait for another: cells ran short, or their readers did not read.
+    pub n_suspended: usize,
+    /// Jobs that wait for their first.
     pub n_waiting: usize,
     /// Cells in use, by running jobs and by what is kept.
     pub n_cells_used: usize,
@@ -143,6 +151,7 @@ pub struct Load {
 pub struct Scheduler {
     engine: Arc<Engine>,
     n_slots: usize,
+    paused_max: Duration,
     /// The oldest first, as everywhere.
     running: Vec<Running>,
     waiting: Vec<Waiting>,
@@ -166,6 +175,7 @@ impl Scheduler {
         Scheduler {
             engine: engine.clone(),
             n_slots: n_slots.clamp(1, N_BATCH),
+            paused_max: PAUSED_MAX,
             running: Vec::new(),
             waiting: Vec::new(),
             kept: Kept::default(),
@@ -178,6 +188,13 @@ impl Scheduler {
             shares: Vec::new(),
             logits: Vec::new(),
         }
+    }
+
+    /// One with less patience, or more.
+    #[cfg(test)]
+    pub(crate) fn with_paused_max(mut self, paused_max: Duration) -> Self {
+        self.paused_max = paused_max;
+        self
     }
 
     /// Takes a job. One that cannot run is told as failed by the next step.
@@ -207,7 +224,7 @@ impl Scheduler {
         let running = self.running.iter_mut().map(|running| &mut running.reply);
         let mut replies = running.chain(self.waiting.iter_mut().map(|waiting| &mut waiting.reply));
         if let Some(reply) = replies.find(|reply| reply.id == id) {
-            reply.is_paused = is_paused;
+            reply.paused = is_paused.then(|| reply.paused.unwrap_or_else(Instant::now));
         }
         self.may_admit = true;
     }
@@ -235,20 +252,28 @@ impl Scheduler {
 
     /// Whether a step would do nothing.
     pub fn is_idle(&self) -> bool {
-        let is_still = |job: &Running| job.reply.is_paused || job.is_stuck();
+        let is_still = |job: &Running| job.reply.is_paused() || job.is_stuck();
         let is_free = self.running.len() < self.n_slots;
         self.pending.is_empty()
             && self.tower.is_idle()
             && self.running.iter().all(is_still)
             && !(self.may_admit && is_free && !self.waiting.is_empty())
+            && self.idle_for() != Some(Duration::ZERO)
+    }
+
+    /// How long it stays idle if nothing is asked of it; `None` is for ever.
+    pub fn idle_for(&self) -> Option<Duration> {
+        self.next_to_leave().map(|(_, time)| time)
     }
 
     /// How busy it is.
     pub fn load(&self) -> Load {
         let n_cells = self.engine.n_ctx();
+        let n_suspended = self.waiting.iter().filter(|waiting| waiting.reply.is_started).count();
         Load {
             n_running: self.running.len(),
-            n_waiting: self.waiting.len(),
+            n_suspended,
+            n_waiting: self.waiting.len() - n_suspended,
             n_cells_used: n_cells - self.engine.n_cells_free(),
             n_cells,
             n_kept: self.kept.len(),

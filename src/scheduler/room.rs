@@ -1,6 +1,11 @@
-//! Cells for a pass. Nothing is reserved: when cells run short, what is missed the least goes first.
+//! Who gives way. Nothing is reserved: when cells run short, what is missed the least goes first, and when slots
+//! do, jobs whose readers do not read.
 
-use super::job::{Running, Waiting};
+use std::time::Duration;
+
+use crate::engine::Session;
+
+use super::job::{Reply, Running, Waiting};
 use super::kept::MAX_KEPT;
 use super::{Event, Scheduler};
 
@@ -43,17 +48,44 @@ impl Scheduler {
     }
 
     /// Keeps what a job has computed, within the limit of timelines.
-    pub(super) fn keep(&mut self, job: Running) {
-        self.kept.insert(job.session, job.reply.affinity);
+    pub(super) fn keep(&mut self, session: Session, affinity: Option<u64>) {
+        self.kept.insert(session, affinity);
         while self.kept.len() > MAX_KEPT && self.evict() {}
     }
 
     /// The youngest job starts over when there is room again; rather one whose reader does not read, or it
     /// would hold its cells against everybody.
     fn push_out(&mut self) {
-        let paused = self.running.iter().rposition(|it| it.reply.is_paused);
+        let paused = self.running.iter().rposition(|it| it.reply.is_paused());
         let Some(at) = paused.or(self.running.len().checked_sub(1)) else { return };
         let Running { reply, .. } = self.running.remove(at);
+        self.suspend(reply);
+    }
+
+    /// The job that has been paused the longest, if another could have its slot, and the time until it has to
+    /// leave it.
+    pub(super) fn next_to_leave(&self) -> Option<(usize, Duration)> {
+        let is_wanted = self.waiting.iter().any(|waiting| !waiting.reply.is_paused());
+        if !is_wanted || self.running.len() < self.n_slots {
+            return None;
+        }
+        let paused = self.running.iter().enumerate();
+        let paused = paused.filter_map(|(at, it)| Some((at, it.reply.paused?)));
+        let (at, since) = paused.min_by_key(|(_, since)| *since)?;
+        Some((at, self.paused_max.saturating_sub(since.elapsed())))
+    }
+
+    /// Takes the slot of a job that was paused for too long. It goes on from what it has computed, if that is not
+    /// given up for others meanwhile.
+    pub(super) fn make_way(&mut self) {
+        let Some((at, Duration::ZERO)) = self.next_to_leave() else { return };
+        let Running { reply, session, .. } = self.running.remove(at);
+        self.keep(session, reply.affinity);
+        self.suspend(reply);
+        self.may_admit = true;
+    }
+
+    fn suspend(&mut self, reply: Reply) {
         let place = self.waiting.partition_point(|waiting| waiting.reply.age < reply.age);
         self.waiting.insert(place, Waiting { reply, after: None });
     }

@@ -14,6 +14,7 @@ impl Scheduler {
     pub fn step(&mut self, events: &mut Vec<Event>) {
         events.append(&mut self.pending);
         self.look(events);
+        self.make_way();
         self.admit(events);
         self.plan(events);
         self.make_room(events);
@@ -41,7 +42,7 @@ impl Scheduler {
     pub(super) fn plan(&mut self, events: &mut Vec<Event>) {
         self.wants.clear();
         for job in &mut self.running {
-            if !job.reply.is_paused && !job.is_stuck() && job.gather_pictures(&self.engine) {
+            if !job.reply.is_paused() && !job.is_stuck() && job.gather_pictures(&self.engine) {
                 let hash = job.awaits.map(|mark| mark.hash);
                 if let Some(hash) = hash.filter(|hash| !self.tower.has(*hash)) {
                     events.push(Event::NeedsPicture(job.reply.id, hash));
@@ -115,7 +116,7 @@ impl Scheduler {
             let job = self.running.remove(at);
             self.may_admit = true;
             if is_kept {
-                self.keep(job);
+                self.keep(job.session, job.reply.affinity);
             }
         }
         self.drop_pictures();

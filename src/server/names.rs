@@ -64,7 +64,7 @@ impl Names {
             self.primary(),
         );
         let param = Some("model".to_owned());
-        Err(ApiError { kind: ErrorKind::ModelNotFound, message, param })
+        Err(ApiError::new(ErrorKind::ModelNotFound, message).about(param))
     }
 }
 

@@ -54,13 +54,13 @@ pub fn serve(
         let (rules, reports) = (rules.clone(), reports.clone());
         spawn("compile", move || compile(&grammars, &rules, &uncompiled, &reports))?;
     }
-    let reader = Reader { rules: rules.clone(), to_compile, taken };
+    let reader = Reader { rules, to_compile, taken };
     {
         let (engine, reports) = (engine.clone(), reports.clone());
         spawn("requests", move || reader.run(input, &reports, &engine))?;
     }
     let scheduler = Scheduler::new(engine, n_slots);
-    Steps { scheduler, rules, requests, reports, load: Load::default() }.run()
+    Steps { scheduler, requests, reports, load: Load::default() }.run()
 }
 
 /// Tells the front that the model cannot be opened.
@@ -110,7 +110,10 @@ impl<W: Write> Reports<W> {
     }
 }
 
-/// What was asked to be prepared: `None` until it is compiled. Who is not in here was cancelled.
+/// A request, and for a job what was prepared for it.
+type Taken = (Request, Option<Constraint>);
+
+/// What was asked to be prepared: `None` until it is compiled. Who is not in here was cancelled or has begun.
 #[derive(Clone, Default)]
 struct Rules(Arc<Mutex<HashMap<JobId, Option<Constraint>>>>);
 
@@ -160,7 +163,7 @@ fn fault(error: ConstraintError) -> (String, String) {
 struct Reader {
     rules: Rules,
     to_compile: SyncSender<(JobId, ReplyRules)>,
-    taken: SyncSender<Result<Request, FrameError>>,
+    taken: SyncSender<Result<Taken, FrameError>>,
 }
 
 impl Reader {
@@ -184,6 +187,10 @@ impl Reader {
         engine.cancel();
     }
 
+    fn pass_on(&self, request: Request, prepared: Option<Constraint>) -> Option<()> {
+        self.taken.send(Ok((request, prepared))).ok()
+    }
+
     /// `None` if nobody is left to take it.
     fn take(&self, request: Request, reports: &Reports<impl Write>) -> Option<()> {
         match request {
@@ -201,9 +208,15 @@ impl Reader {
             }
             Request::Cancel(id) => {
                 lock(&self.rules.0).remove(&id);
-                self.taken.send(Ok(Request::Cancel(id))).ok()
+                self.pass_on(Request::Cancel(id), None)
             }
-            request => self.taken.send(Ok(request)).ok(),
+            // They go with the job from here on: a cancellation that comes later must find a job that has them, or
+            // it would be told that they are missing.
+            Request::Submit(submission) => {
+                let prepared = lock(&self.rules.0).remove(&submission.id).flatten();
+                self.pass_on(Request::Submit(submission), prepared)
+            }
+            request => self.pass_on(request, None),
         }
     }
 }
@@ -211,8 +224,7 @@ impl Reader {
 /// The scheduler's thread.
 struct Steps<W> {
     scheduler: Scheduler,
-    rules: Rules,
-    requests: Receiver<Result<Request, FrameError>>,
+    requests: Receiver<Result<Taken, FrameError>>,
     reports: Reports<W>,
     load: Load,
 }
@@ -240,7 +252,8 @@ impl<W: Write> Steps<W> {
                 self.scheduler.step(&mut events);
                 continue;
             }
-            match self.requests.recv_timeout(PULSE) {
+            let pause = self.scheduler.idle_for().map_or(PULSE, |time| time.min(PULSE));
+            match self.requests.recv_timeout(pause) {
                 Ok(request) => self.take(request?, &mut events),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -248,9 +261,9 @@ impl<W: Write> Steps<W> {
         }
     }
 
-    fn take(&mut self, request: Request, events: &mut Vec<Event>) {
+    fn take(&mut self, (request, prepared): Taken, events: &mut Vec<Event>) {
         match request {
-            Request::Submit(submission) => self.submit(submission, events),
+            Request::Submit(submission) => self.submit(submission, prepared, events),
             Request::Cancel(id) => self.scheduler.cancel(id),
             Request::Pause(id) => self.scheduler.pause(id, true),
             Request::Resume(id) => self.scheduler.pause(id, false),
@@ -259,9 +272,13 @@ impl<W: Write> Steps<W> {
         }
     }
 
-    fn submit(&mut self, submission: Submission, events: &mut Vec<Event>) {
+    fn submit(
+        &mut self,
+        submission: Submission,
+        prepared: Option<Constraint>,
+        events: &mut Vec<Event>,
+    ) {
         let id = submission.id;
-        let prepared = lock(&self.rules.0).remove(&id).flatten();
         if submission.is_prepared && prepared.is_none() {
             events.push(Event::Failed(id, "what its reply must be like was forgotten".to_owned()));
             return;
@@ -278,3 +295,6 @@ impl<W: Write> Steps<W> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

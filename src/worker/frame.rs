@@ -194,7 +194,7 @@ mod tests {
                     let miss = Some(Miss { at: 3, kept: token, asked: 5 });
                     Event::Started(id, Start { n_prompt: 9, n_reused: 3, miss })
                 }
-                1 => Event::Progress(id, token as usize),
+                1 => Event::Progress(id, token as usize, Spent::default()),
                 2 => Event::NeedsPicture(id, ImageHash([token as u8; 32])),
                 3 => {
                     let top = vec![(token, x), (7, -x)];

@@ -5,7 +5,7 @@
 //! it always ends with an event that says why.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
@@ -186,10 +186,31 @@ impl Worker {
     }
 }
 
+/// Stops a job for a while, whoever reads its events.
+#[derive(Debug)]
+pub struct Brake {
+    id: JobId,
+    is_paused: Arc<AtomicBool>,
+    routes: Arc<Routes>,
+}
+
+impl Brake {
+    /// Holds the job where it is, or lets it go on.
+    pub fn hold(&self, is_held: bool) {
+        self.routes.pause(self.id, &self.is_paused, is_held);
+    }
+}
+
 impl JobStream {
     /// The job's name.
     pub fn id(&self) -> JobId {
         self.line.id
+    }
+
+    /// What holds the job without an event being taken.
+    pub fn brake(&self) -> Brake {
+        let (is_paused, routes) = (self.line.is_paused.clone(), self.routes.clone());
+        Brake { id: self.line.id, is_paused, routes }
     }
 
     /// The next event; `None` after the last. It may be dropped while it waits.

@@ -7,18 +7,19 @@
 //! No text, no sockets and no JSON reach the worker.
 //!
 //! `child` is the worker's side: three threads around the scheduler. [`Worker`] is the front's: `supervisor`
-//! keeps a process alive, `routes` knows which request each report belongs to, and `front` is what callers
-//! hold of both. `frame` lies between the two sides.
+//! keeps a process alive, `routes` knows which request each report belongs to, `outgoing` what is to be sent, and
+//! `front` is what callers hold of them. `frame` lies between the two sides.
 
 mod child;
 mod frame;
 mod front;
+mod outgoing;
 mod routes;
 mod supervisor;
 
 pub use child::{refuse, serve};
 pub use frame::FrameError;
-pub use front::{JobStream, Lost, NewJob, PrepareError, Prepared, Worker};
+pub use front::{Brake, JobStream, Lost, NewJob, PrepareError, Prepared, Worker};
 pub use supervisor::{PATIENCE, WorkerCommand};
 
 use crate::constraint::ReplyRules;
@@ -114,8 +115,8 @@ pub enum Report {
 pub enum JobEvent {
     /// It has a slot.
     Started(Start),
-    /// So many tokens of its prompt are done.
-    Progress(usize),
+    /// So many tokens of its prompt are done, and this is what they took.
+    Progress(usize, Spent),
     /// Its next token.
     Token(TokenId, Option<Logprobs>),
     /// It is complete.

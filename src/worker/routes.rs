@@ -5,7 +5,7 @@
 //! pause never overtakes the resume that follows it, and nothing is sent to a worker for a job of the one
 //! before it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::frame::{self, FrameError, Kind};
 use super::front::{Lost, PrepareError};
+use super::outgoing::{About, Outgoing};
 use super::{JobEvent, Report, Request};
 use crate::scheduler::{Event, JobId, Load};
 use crate::vision::{Grid, Image, ImageHash, PatchConfig};
@@ -49,8 +50,10 @@ struct Inner {
     next_id: u64,
     jobs: HashMap<JobId, Job>,
     preparing: HashMap<JobId, oneshot::Sender<Answer>>,
+    /// Which jobs wait for the pixels of a picture, until these are written.
+    asking: HashMap<ImageHash, Vec<JobId>>,
     /// Frames to be written, as many as there are jobs and a few.
-    outgoing: VecDeque<Vec<u8>>,
+    outgoing: Outgoing,
     load: Load,
     last_report: Instant,
 }
@@ -67,15 +70,55 @@ struct Job {
 pub(super) struct Line {
     pub(super) id: JobId,
     pub(super) events: mpsc::Receiver<JobEvent>,
-    is_paused: Arc<AtomicBool>,
+    pub(super) is_paused: Arc<AtomicBool>,
 }
 
 impl Inner {
-    fn send(&mut self, request: &Request) {
+    /// Sends something about a job that the worker knows.
+    fn send(&mut self, id: JobId, request: &Request) {
         // The requests that come here are a few bytes long.
         if let Ok(frame) = frame::encode(Kind::Message, request) {
-            self.outgoing.push_back(frame);
+            self.outgoing.push(About::Job(id), frame);
         }
+    }
+
+    /// Sees to it that the worker does nothing for a job, or no more.
+    fn call_off(&mut self, id: JobId) {
+        if !self.outgoing.withdraw(id) {
+            self.send(id, &Request::Cancel(id));
+        }
+    }
+
+    /// Forgets a job and the pictures that only it asks for; `false` if there is none.
+    fn remove(&mut self, id: JobId) -> bool {
+        let Inner { asking, outgoing, .. } = self;
+        asking.retain(|hash, ids| {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                outgoing.withdraw_picture(*hash);
+            }
+            !ids.is_empty()
+        });
+        self.jobs.remove(&id).is_some()
+    }
+
+    /// Whether anybody waits for pixels that are being made for this worker, and not yet on their way.
+    fn wants(&self, hash: ImageHash, life: u64) -> bool {
+        let is_open = self.life == life && self.closed.is_none();
+        is_open && self.asking.contains_key(&hash) && !self.outgoing.has(About::Picture(hash))
+    }
+
+    fn fail(&mut self, id: JobId, why: &str) {
+        self.tell(id, JobEvent::Failed(why.to_owned()));
+        self.call_off(id);
+    }
+
+    fn next_frame(&mut self) -> Option<Vec<u8>> {
+        let (about, frame) = self.outgoing.pop()?;
+        if let About::Picture(hash) = about {
+            self.asking.remove(&hash);
+        }
+        Some(frame)
     }
 
     /// Whether the worker owes anybody anything.
@@ -96,17 +139,17 @@ impl Inner {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if event.is_last() {
             let _ = job.events.try_send(event); // nobody may be there, and a full queue tells by its end
-            self.jobs.remove(&id);
+            self.remove(id);
             return;
         }
         if job.events.try_send(event).is_err() {
-            self.jobs.remove(&id);
-            self.send(&Request::Cancel(id));
+            self.remove(id);
+            self.call_off(id);
             return;
         }
         let n_waiting = job.events.max_capacity() - job.events.capacity();
         if n_waiting >= PAUSE_AT && !job.is_paused.swap(true, Ordering::Relaxed) {
-            self.send(&Request::Pause(id));
+            self.send(id, &Request::Pause(id));
         }
     }
 }
@@ -120,7 +163,8 @@ impl Routes {
             next_id: 0,
             jobs: HashMap::new(),
             preparing: HashMap::new(),
-            outgoing: VecDeque::new(),
+            asking: HashMap::new(),
+            outgoing: Outgoing::default(),
             load: Load::default(),
             last_report: Instant::now(),
         };
@@ -145,6 +189,7 @@ impl Routes {
         let mut inner = self.inner();
         inner.closed = Some(why.to_owned());
         inner.outgoing.clear();
+        inner.asking.clear();
         inner.load = Load::default();
         for (_, job) in inner.jobs.drain() {
             let _ = job.events.try_send(JobEvent::Lost(why.to_owned()));
@@ -167,7 +212,7 @@ impl Routes {
     /// The next frame to be written.
     pub(super) async fn next_frame(&self) -> Vec<u8> {
         loop {
-            if let Some(frame) = self.inner().outgoing.pop_front() {
+            if let Some(frame) = self.inner().next_frame() {
                 return frame;
             }
             self.outgoing.notified().await;
@@ -190,7 +235,7 @@ impl Routes {
         inner.touch();
         let (answer, answered) = oneshot::channel();
         inner.preparing.insert(id, answer);
-        inner.outgoing.push_back(frame);
+        inner.outgoing.push(About::NewJob(id), frame);
         let life = inner.life;
         drop(inner);
         self.outgoing.notify_one();
@@ -225,7 +270,8 @@ impl Routes {
         let is_paused = Arc::new(AtomicBool::new(false));
         let job = Job { events: sender, is_paused: is_paused.clone(), pictures };
         inner.jobs.insert(id, job);
-        inner.outgoing.push_back(frame);
+        let about = if life.is_some() { About::Job(id) } else { About::NewJob(id) };
+        inner.outgoing.push(about, frame);
         drop(inner);
         self.outgoing.notify_one();
         Ok(Line { id, events, is_paused })
@@ -234,11 +280,11 @@ impl Routes {
     /// Nobody waits for this job any more, or for what was prepared for it.
     pub(super) fn cancel(&self, id: JobId, life: Option<u64>) {
         let mut inner = self.inner();
-        let was_there = inner.jobs.remove(&id).is_some();
+        let was_there = inner.remove(id);
         let was_prepared = life == Some(inner.life) && inner.closed.is_none();
         inner.preparing.remove(&id);
         if was_there || was_prepared {
-            inner.send(&Request::Cancel(id));
+            inner.call_off(id);
             drop(inner);
             self.outgoing.notify_one();
         }
@@ -249,11 +295,16 @@ impl Routes {
         if line.events.len() > RESUME_AT || !line.is_paused.load(Ordering::Relaxed) {
             return;
         }
+        self.pause(line.id, &line.is_paused, false);
+    }
+
+    /// Holds a job, or lets it go on; `flag` is its own.
+    pub(super) fn pause(&self, id: JobId, flag: &AtomicBool, is_paused: bool) {
         let mut inner = self.inner();
-        if inner.jobs.contains_key(&line.id) && line.is_paused.load(Ordering::Relaxed) {
+        if inner.jobs.contains_key(&id) && flag.load(Ordering::Relaxed) != is_paused {
             inner.touch();
-            line.is_paused.store(false, Ordering::Relaxed);
-            inner.send(&Request::Resume(line.id));
+            flag.store(is_paused, Ordering::Relaxed);
+            inner.send(id, &if is_paused { Request::Pause(id) } else { Request::Resume(id) });
             drop(inner);
             self.outgoing.notify_one();
         }
@@ -288,7 +339,7 @@ impl Routes {
     fn step(self: &Arc<Self>, inner: &mut Inner, event: Event) {
         let (id, event) = match event {
             Event::Started(id, start) => (id, JobEvent::Started(start)),
-            Event::Progress(id, n) => (id, JobEvent::Progress(n)),
+            Event::Progress(id, n, spent) => (id, JobEvent::Progress(n, spent)),
             Event::Token(id, token, logprobs) => (id, JobEvent::Token(token, logprobs)),
             Event::Ended(id, end, spent) => (id, JobEvent::Ended(end, spent)),
             Event::Failed(id, why) => (id, JobEvent::Failed(why)),
@@ -297,7 +348,8 @@ impl Routes {
         inner.tell(id, event);
     }
 
-    /// Makes the pixels of a picture and sends them. This takes a while, so it is done elsewhere.
+    /// Makes the pixels of a picture and sends them. This takes a while, so it is done elsewhere, and once for
+    /// all who ask meanwhile.
     fn picture(self: &Arc<Self>, inner: &mut Inner, id: JobId, hash: ImageHash) {
         let Some(job) = inner.jobs.get(&id) else { return };
         let found = job.pictures.iter().find(|(named, ..)| *named == hash);
@@ -306,30 +358,36 @@ impl Routes {
             return;
         };
         let (grid, image, life, routes) = (*grid, image.clone(), inner.life, self.clone());
+        let asking = inner.asking.entry(hash).or_default();
+        asking.push(id);
+        if asking.len() > 1 {
+            return;
+        }
         tokio::task::spawn_blocking(move || {
+            // Until there is a thread for it, all may have gone.
+            if !routes.inner().wants(hash, life) {
+                return;
+            }
             let pixels = patches.preprocess(&image);
             let frame = match pixels.grid == grid {
                 true => frame::encode(Kind::Picture, &Request::Picture(hash, pixels)).ok(),
                 false => None,
             };
             let mut inner = routes.inner();
-            if inner.life != life || inner.closed.is_some() {
+            if !inner.wants(hash, life) {
                 return;
             }
             match frame {
-                Some(frame) => inner.outgoing.push_back(frame),
-                None => inner.fail(id, "the vision tower was replaced by one that sees otherwise"),
+                Some(frame) => inner.outgoing.push(About::Picture(hash), frame),
+                None => {
+                    for id in inner.asking.remove(&hash).unwrap_or_default() {
+                        inner.fail(id, "the vision tower was replaced by one that sees otherwise");
+                    }
+                }
             }
             drop(inner);
             routes.outgoing.notify_one();
         });
-    }
-}
-
-impl Inner {
-    fn fail(&mut self, id: JobId, why: &str) {
-        self.tell(id, JobEvent::Failed(why.to_owned()));
-        self.send(&Request::Cancel(id));
     }
 }
 
@@ -343,3 +401,6 @@ impl JobEvent {
 fn too_large(error: &FrameError) -> String {
     format!("the request is too much for the engine: {error}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! Chat completions, completions and fill-in-the-middle, as the built-in model answers them.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
-use crate::util::http::{Answer, Server};
+use crate::util::http::{Answer, PATIENCE, Server};
 
 const CHAT: &str = "/v1/chat/completions";
 const FRANCE: &str = "What is the capital of France?";
@@ -194,6 +196,22 @@ fn faults_name_their_field() {
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
         assert_eq!(answer.json()["error"]["param"], param, "{body}: {}", answer.text());
     }
+    let long = text(json!({"prompt": vec![1000; 3000]}));
+    assert_eq!(server.post("/v1/completions", &long).status, 400);
+    let broken = server.ask("POST", CHAT, &[("content-type", "application/json")], "{");
+    assert_eq!(broken.status, 400);
+    // The log has a line of each, and one only.
+    let start = Instant::now();
+    while !server.said().contains("the body is not JSON") {
+        assert!(start.elapsed() < PATIENCE, "{}", server.said());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let said = server.said();
+    let n_lines = |part: &str| said.lines().filter(|line| line.contains(part)).count();
+    assert_eq!(n_lines(": 400 "), 14, "{said}");
+    assert_eq!(n_lines("/v1/chat/completions: 400 model_not_found: "), 1, "{said}");
+    assert_eq!(n_lines(": 400 context_length_exceeded: "), 1, "{said}");
+    assert_eq!(n_lines("400 invalid_request_error: the body is not JSON"), 1, "{said}");
 }
 
 #[test]

@@ -266,6 +266,7 @@ fn the_server_tells_how_it_does() {
         "gust_slots 3",
         "gust_ready 1",
         "gust_requests_running 0",
+        "gust_requests_suspended 0",
         "gust_time_to_first_token_seconds_count 0",
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");

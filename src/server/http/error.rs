@@ -55,18 +55,31 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// The field at fault, as `messages[2].content`.
     pub(crate) param: Option<String>,
+    /// Whether the log has a line about it.
+    pub(crate) is_logged: bool,
 }
 
 impl ApiError {
     /// An error that is about no field.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), param: None }
+        Self { kind, message: message.into(), param: None, is_logged: false }
+    }
+
+    /// The same, about a field if there is one.
+    pub(crate) fn about(mut self, param: Option<String>) -> Self {
+        self.param = param;
+        self
+    }
+
+    /// The same, of which the log has a line now.
+    pub(crate) fn logged(mut self) -> Self {
+        self.is_logged = true;
+        self
     }
 
     /// A field that has no meaning here.
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
-        let param = Some(param.into());
-        Self { kind: ErrorKind::InvalidRequest, message: message.into(), param }
+        Self::new(ErrorKind::InvalidRequest, message).about(Some(param.into()))
     }
 
     /// A prompt of `n_prompt` tokens where there is room for `n_ctx`. Every client knows one of the phrases.
@@ -75,8 +88,8 @@ impl ApiError {
             "This model's maximum context length is {n_ctx} tokens, but the request has {n_prompt}: prompt \
              is too long and exceeds the available context size"
         );
-        let param = Some("messages".to_owned());
-        Self { kind: ErrorKind::ContextLength { n_prompt, n_ctx }, message, param }
+        let kind = ErrorKind::ContextLength { n_prompt, n_ctx };
+        Self::new(kind, message).about(Some("messages".to_owned()))
     }
 
     /// Nothing is served under `path`.

@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 
 use super::routes::{self, Route};
 use super::{ApiError, ErrorKind, RequestId};
-use crate::server::{SharedApp, anthropic};
+use crate::server::{SharedApp, anthropic, request};
 use crate::worker::State;
 
 /// Most bytes of an address with its query.
@@ -54,13 +54,18 @@ pub(super) async fn answer(
         Ok(Pass::Answered(response)) => response,
         Ok(Pass::Route(route)) => {
             let handled = handle(route, app.clone(), head, body, id.clone());
-            match AssertUnwindSafe(handled).catch_unwind().await {
+            let response = match AssertUnwindSafe(handled).catch_unwind().await {
                 Ok(response) => response,
                 Err(_) => {
                     let message = "a fault of the server's own; please report it";
                     ApiError::new(ErrorKind::Engine, message).into_response()
                 }
+            };
+            // Strangers have not come so far: they fill no log.
+            if let Some(error) = response.extensions().get::<ApiError>() {
+                request::refused(&app, &id, route.label(), error);
             }
+            response
         }
         Err(error) => error.into_response(),
     };

@@ -49,7 +49,8 @@ pub(super) fn health(app: &App) -> Response {
         "status": status,
         "message": why,
         "model": app.names.primary(),
-        "running": load.n_running,
+        // Whose slot was given to another is being answered all the same.
+        "running": load.n_running + load.n_suspended,
         "waiting": load.n_waiting + app.queue.n_waiting(),
         "slots": app.config.n_slots,
         "restarts": app.worker.n_restarts(),
@@ -108,7 +109,8 @@ pub(super) fn metrics(app: &App) -> Response {
         one(&mut text, name, "counter", help, n);
     }
     for (name, help, n) in [
-        ("requests_running", "Replies that are being written.", load.n_running),
+        ("requests_running", "Replies that were begun.", load.n_running + load.n_suspended),
+        ("requests_suspended", "Of these, replies that wait for a slot again.", load.n_suspended),
         ("requests_waiting", "Replies that wait.", load.n_waiting + app.queue.n_waiting()),
         ("slots", "Replies that can be written at once.", app.config.n_slots),
         ("cells_used", "Cells of the KV cache in use.", load.n_cells_used),

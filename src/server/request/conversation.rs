@@ -193,7 +193,7 @@ impl Pictures {
         match (error, self.refused.take()) {
             (RequestError::Image { place, .. }, Some((kind, problem))) => {
                 let message = format!("{place}: {problem}");
-                ApiError { kind, message, param: Some(place) }
+                ApiError::new(kind, message).about(Some(place))
             }
             (error, _) => error.into(),
         }

@@ -29,7 +29,7 @@ impl From<RequestError> for ApiError {
             }
             RequestError::Json(_) | RequestError::TooDeep { .. } => None,
         };
-        ApiError { kind: ErrorKind::InvalidRequest, message: error.to_string(), param }
+        ApiError::new(ErrorKind::InvalidRequest, error.to_string()).about(param)
     }
 }
 

@@ -4,7 +4,7 @@
 //! compiled, so that every fault of the request is an answer of its own. From there on a task waits for the
 //! slots, and whoever reads the items has them at once to send headers and signs of life. A reader that goes
 //! away ends the jobs; one that does not read pauses them, because nothing is taken from the worker while
-//! its pieces wait, and is given up after a while.
+//! its pieces wait; it keeps nobody waiting for long, and is given up after a while.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,12 +23,16 @@ use super::relay::{Relay, lost};
 use super::{Asked, Origin, ReplyItem, Source};
 use crate::server::SharedApp;
 use crate::server::http::{ApiError, ErrorKind};
-use crate::worker::{JobEvent, JobStream, ModelFacts, NewJob, PrepareError, Prepared, State};
+use crate::worker::{
+    Brake, JobEvent, JobStream, ModelFacts, NewJob, PrepareError, Prepared, State,
+};
 
 /// Pieces that wait for a reader.
 const MAX_WAITING: usize = 64;
-/// How long a full buffer waits for its reader.
+/// How long a full buffer waits for its reader, and how long until the reader is taken for slow: then the jobs
+/// are held, which write ahead otherwise, and the worker may give their slots to others.
 const PATIENCE: Duration = Duration::from_secs(30);
+const INDULGENCE: Duration = Duration::from_secs(1);
 /// How long a request waits for a worker that opens the model.
 const READINESS: Duration = Duration::from_secs(2);
 
@@ -61,7 +65,7 @@ pub(crate) async fn start(
         Ok(task) => Ok(task.spawn(record)),
         Err(error) => {
             record.refused(app, &error);
-            Err(error)
+            Err(error.logged())
         }
     }
 }
@@ -154,7 +158,7 @@ impl Task {
             prepared.iter().map(|_| plan.parser(&app.tokenizer, &asked.stop)).collect::<Vec<_>>();
         let relay = Relay::new(parsers, plan.prompt.tokens.len(), plan.n_image());
         let mut relay = relay.with_names(plan.declared.clone());
-        let sink = Sink { items: &items, patience: PATIENCE };
+        let sink = Sink { items: &items, indulgence: INDULGENCE, patience: PATIENCE };
         let running = tokio::select! {
             permit = place.wait() => {
                 submit(&app, &origin, &asked, plan, prepared).await.map(|jobs| (jobs, permit))
@@ -168,16 +172,30 @@ impl Task {
             Err(error) => Outcome::Failed(error),
             Ok((jobs, permit)) => {
                 // The jobs go first: who gets the slot next must find it free in the worker.
-                let _permit = permit;
-                let mut jobs = jobs;
-                let mut on_first = || app.metrics.first_token(origin.arrived.elapsed());
+                let mut permit = permit;
+                let brakes: Vec<Brake> = jobs.iter().map(JobStream::brake).collect();
+                let mut jobs: Vec<Job> = jobs.into_iter().map(of_job).collect();
+                let mut notice = |sign| match sign {
+                    Sign::Token { is_first } => {
+                        app.metrics.n_generated.add(1);
+                        if is_first {
+                            app.metrics.first_token(origin.arrived.elapsed());
+                        }
+                    }
+                    Sign::Slow => {
+                        permit.make_way();
+                        brakes.iter().for_each(|brake| brake.hold(true));
+                    }
+                    Sign::Reads => brakes.iter().for_each(|brake| brake.hold(false)),
+                };
                 let cut = app.drain.is_cut();
-                drive(&mut jobs, &mut relay, &sink, cut, &mut on_first).await
+                drive(&mut jobs, &mut relay, &sink, cut, &mut notice).await
             }
         };
         // Told already where a job said so; a second time finds nobody.
         if let Outcome::Failed(error) = &outcome {
-            let _ = sink.put(ReplyItem::Failed(error.clone(), relay.usage())).await;
+            let item = ReplyItem::Failed(error.clone().logged(), relay.usage());
+            let _ = sink.put(item, &mut |_| {}).await;
         }
         record.ended(&app, &outcome, &relay);
     }
@@ -192,7 +210,7 @@ async fn submit(
     asked: &Asked,
     plan: Plan,
     prepared: Vec<Option<Prepared>>,
-) -> Result<Vec<Job>, ApiError> {
+) -> Result<Vec<JobStream>, ApiError> {
     let mut jobs = Vec::with_capacity(prepared.len());
     for (i, prepared) in prepared.into_iter().enumerate() {
         let mut sampling = plan.sampling.clone();
@@ -205,14 +223,13 @@ async fn submit(
             n_logprobs: asked.n_logprobs,
             affinity: origin.affinity,
         };
-        let events = app.worker.submit(job, prepared).await.map_err(|error| lost(&error.0))?;
-        jobs.push(Some(of_job(events)));
+        jobs.push(app.worker.submit(job, prepared).await.map_err(|error| lost(&error.0))?);
     }
     Ok(jobs)
 }
 
-fn of_job(job: JobStream) -> BoxStream<'static, JobEvent> {
-    stream::unfold(job, async |mut job| Some((job.next().await?, job))).boxed()
+fn of_job(job: JobStream) -> Job {
+    Some(stream::unfold(job, async |mut job| Some((job.next().await?, job))).boxed())
 }
 
 fn unprepared(error: PrepareError) -> ApiError {
@@ -221,25 +238,46 @@ fn unprepared(error: PrepareError) -> ApiError {
             let kind = ErrorKind::InvalidRequest;
             let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
             let param = Some(field).filter(|field| !field.is_empty());
-            ApiError { kind, message: format!("{place}{message}"), param }
+            ApiError::new(kind, format!("{place}{message}")).about(param)
         }
         PrepareError::Lost(why) => lost(&why),
     }
 }
 
+/// What is to be noticed while replies are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// Another token; whether it is the request's first.
+    Token { is_first: bool },
+    /// The reader does not read.
+    Slow,
+    /// It does again.
+    Reads,
+}
+
+type Notice<'a> = dyn FnMut(Sign) + Send + 'a;
+
 /// Where pieces go.
 struct Sink<'a> {
     items: &'a mpsc::Sender<ReplyItem>,
+    indulgence: Duration,
     patience: Duration,
 }
 
 impl Sink<'_> {
-    async fn put(&self, item: ReplyItem) -> Result<(), Outcome> {
-        match timeout(self.patience, self.items.send(item)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Outcome::Gone),
-            Err(_) => Err(Outcome::Slow),
-        }
+    async fn put(&self, item: ReplyItem, notice: &mut Notice<'_>) -> Result<(), Outcome> {
+        let mut sent = pin!(self.items.send(item));
+        let sent = match timeout(self.indulgence, &mut sent).await {
+            Ok(sent) => sent,
+            Err(_) => {
+                notice(Sign::Slow);
+                let rest = self.patience.saturating_sub(self.indulgence);
+                let sent = timeout(rest, sent).await.map_err(|_| Outcome::Slow)?;
+                notice(Sign::Reads);
+                sent
+            }
+        };
+        sent.map_err(|_| Outcome::Gone)
     }
 }
 
@@ -249,7 +287,7 @@ async fn drive(
     relay: &mut Relay<'_>,
     sink: &Sink<'_>,
     cut: impl Future<Output = ()>,
-    on_first: &mut (dyn FnMut() + Send),
+    notice: &mut Notice<'_>,
 ) -> Outcome {
     let mut cut = pin!(cut);
     let mut turn = 0;
@@ -259,10 +297,10 @@ async fn drive(
             () = sink.items.closed() => return Outcome::Gone,
             () = &mut cut => return Outcome::Failed(ending()),
         };
-        let had_begun = relay.has_begun();
+        let n_before = relay.n_written();
         let taken = relay.take(index, event);
-        if !had_begun && relay.has_begun() {
-            on_first();
+        if relay.n_written() > n_before {
+            notice(Sign::Token { is_first: n_before == 0 });
         }
         if taken.is_over {
             jobs[index] = None;
@@ -273,7 +311,7 @@ async fn drive(
             }
             let is_last = matches!(item, ReplyItem::Done(_));
             let put = tokio::select! {
-                put = sink.put(item) => put,
+                put = sink.put(item, notice) => put,
                 () = &mut cut => return Outcome::Failed(ending()),
             };
             match put {
@@ -336,8 +374,8 @@ mod tests {
         let job = |events| Some(stream::iter(events).chain(stream::pending()).boxed());
         let mut jobs: Vec<Job> = events.into_iter().map(job).collect();
         let (items, mut reader) = mpsc::channel(1024);
-        let sink = Sink { items: &items, patience: PATIENCE };
-        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut || {}).await;
+        let sink = Sink { items: &items, indulgence: PATIENCE, patience: PATIENCE };
+        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut |_| {}).await;
         drop(items);
         let mut read = Vec::new();
         while let Some(item) = reader.recv().await {
@@ -371,17 +409,33 @@ mod tests {
     async fn a_reader_that_leaves_or_sleeps_ends_the_jobs() {
         let tokenizer = tokenizer();
         let mut relay = Relay::new(vec![ReplyParser::new(&tokenizer)], 5, 0);
-        let (items, reader) = mpsc::channel(1);
-        let sink = Sink { items: &items, patience: Duration::from_millis(20) };
+        let (items, mut reader) = mpsc::channel(1);
+        let [indulgence, patience] = [5, 20].map(Duration::from_millis);
+        let sink = Sink { items: &items, indulgence, patience };
         let events = said(&tokenizer, "one two three");
         let mut jobs: Vec<Job> = vec![Some(stream::iter(events).boxed())];
         let cut = std::future::pending();
-        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut || {}).await;
+        let mut signs = Vec::new();
+        let mut notice = |sign| signs.push(sign);
+        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut notice).await;
         assert!(matches!(outcome, Outcome::Slow), "{outcome:?}");
+        assert_eq!(signs, [Sign::Token { is_first: true }, Sign::Slow]);
+        // One that comes back in time.
+        let sink = Sink { items: &items, indulgence, patience: PATIENCE };
+        let mut signs = Vec::new();
+        let mut notice = |sign| signs.push(sign);
+        let done = ReplyItem::Done(relay.usage());
+        let reading = async {
+            tokio::time::sleep(4 * indulgence).await;
+            reader.recv().await
+        };
+        let (put, _) = tokio::join!(sink.put(done, &mut notice), reading);
+        assert!(put.is_ok());
+        assert_eq!(signs, [Sign::Slow, Sign::Reads]);
         drop(reader);
         let mut jobs: Vec<Job> = vec![Some(stream::pending().boxed())];
         let cut = std::future::pending();
-        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut || {}).await;
+        let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut |_| {}).await;
         assert!(matches!(outcome, Outcome::Gone), "{outcome:?}");
     }
 

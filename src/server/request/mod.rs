@@ -17,6 +17,7 @@ pub(crate) use conversation::{read_chat, read_responses, work};
 pub(crate) use document::{Document, Origin};
 pub(crate) use generation::{Generation, count, start};
 pub(crate) use queue::Queue;
+pub(crate) use record::refused;
 
 use crate::chat::{ChatRequest, ReplyEvent};
 use crate::scheduler::{Logprobs, Spent, Start};

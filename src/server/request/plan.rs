@@ -209,7 +209,7 @@ impl From<ConstraintError> for ApiError {
             | ConstraintError::Run { .. } => None,
         };
         let kind = crate::server::http::ErrorKind::InvalidRequest;
-        ApiError { kind, message: error.to_string(), param }
+        ApiError::new(kind, error.to_string()).about(param)
     }
 }
 

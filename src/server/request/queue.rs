@@ -29,6 +29,8 @@ pub(crate) struct Queue {
 struct State {
     /// Replies that run or wait.
     n_inside: usize,
+    /// Replies that were let run, and are not done.
+    n_running: usize,
     /// Mean seconds that a reply takes.
     run_s: f64,
 }
@@ -45,14 +47,15 @@ pub(crate) struct Place {
 pub(crate) struct Permit {
     started: Instant,
     place: Place,
-    _slots: OwnedSemaphorePermit,
+    /// `None` once they were left to others.
+    slots: Option<OwnedSemaphorePermit>,
 }
 
 impl Queue {
     /// A queue in front of `n_slots` slots in which `n_queue` replies may wait.
     pub(crate) fn new(n_slots: usize, n_queue: usize) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(n_slots));
-        let state = Mutex::new(State { n_inside: 0, run_s: 1.0 });
+        let state = Mutex::new(State { n_inside: 0, n_running: 0, run_s: 1.0 });
         Arc::new(Queue { slots, n_slots, n_queue, state })
     }
 
@@ -61,13 +64,13 @@ impl Queue {
         let mut state = self.state();
         // Replies of one request run side by side or not at all.
         if n > self.n_slots || state.n_inside + n > self.n_slots + self.n_queue {
-            let n_waiting = state.n_inside.saturating_sub(self.n_slots);
+            let n_waiting = state.n_inside - state.n_running;
             let rounds = n_waiting as f64 / self.n_slots.max(1) as f64 + 1.0;
             let (least, most) = RETRY_AFTER_S;
             let retry_after_s = (rounds * state.run_s).clamp(least, most).ceil() as u32;
             let message = format!(
                 "the server is busy: {} replies run and {n_waiting} wait, try again in {retry_after_s} s",
-                self.n_slots.min(state.n_inside),
+                state.n_running,
             );
             return Err(ApiError::new(ErrorKind::Overloaded { retry_after_s }, message));
         }
@@ -77,8 +80,8 @@ impl Queue {
 
     /// Replies that wait for a slot.
     pub(crate) fn n_waiting(&self) -> usize {
-        let n_free = self.slots.available_permits();
-        self.state().n_inside.saturating_sub(self.n_slots - n_free.min(self.n_slots))
+        let state = self.state();
+        state.n_inside - state.n_running
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -92,7 +95,8 @@ impl Place {
         let slots = Arc::clone(&self.queue.slots);
         let n = u32::try_from(self.n).unwrap_or(u32::MAX);
         let slots = slots.acquire_many_owned(n).await.expect("nobody closes the semaphore");
-        Permit { started: Instant::now(), place: self, _slots: slots }
+        self.queue.state().n_running += self.n;
+        Permit { started: Instant::now(), place: self, slots: Some(slots) }
     }
 }
 
@@ -103,6 +107,12 @@ impl Drop for Place {
 }
 
 impl Permit {
+    /// Lets the next ones run although these replies are not done: their reader does not read, and the worker, which
+    /// has no more slots than there are, gives theirs to others.
+    pub(crate) fn make_way(&mut self) {
+        self.slots = None;
+    }
+
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -113,6 +123,7 @@ impl Drop for Permit {
         let took = self.elapsed().as_secs_f64();
         let mut state = self.place.queue.state();
         state.run_s += WEIGHT * (took - state.run_s);
+        state.n_running -= self.place.n;
     }
 }
 
@@ -142,6 +153,21 @@ mod tests {
         assert!(is_busy(queue.enter(2)));
         drop(both);
         assert_eq!(queue.state().n_inside, 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_lets_the_next_one_run_and_stays_inside() {
+        let queue = Queue::new(1, 1);
+        let mut slow = queue.enter(1).unwrap().wait().await;
+        let next = queue.enter(1).unwrap();
+        assert_eq!(queue.n_waiting(), 1);
+        slow.make_way();
+        let next = next.wait().await;
+        assert_eq!(queue.n_waiting(), 0);
+        assert!(is_busy(queue.enter(1)), "two are inside");
+        drop((slow, next));
+        let state = queue.state();
+        assert_eq!((state.n_inside, state.n_running), (0, 0));
     }
 
     #[tokio::test]

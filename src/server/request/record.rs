@@ -10,7 +10,7 @@ use super::{Asked, Origin, Usage};
 use crate::chat::FinishReason;
 use crate::scheduler::Start;
 use crate::server::App;
-use crate::server::http::ApiError;
+use crate::server::http::{ApiError, RequestId};
 use crate::tokenizer::{TokenId, Tokenizer};
 
 /// Characters of a token or a name that a line shows.
@@ -43,8 +43,7 @@ impl Record {
 
     /// Tells of a request that was not begun.
     pub(super) fn refused(&self, app: &App, error: &ApiError) {
-        let status = error.status().as_u16();
-        app.log.line(&format!("{}: {status} {}", self.head, plain(&error.message)));
+        app.log.line(&format!("{}: {}", self.head, fault(error)));
     }
 
     /// Tells and counts what a generation took.
@@ -52,12 +51,9 @@ impl Record {
         let usage = relay.usage();
         app.metrics.n_prompt.add(usage.n_prompt as u64);
         app.metrics.n_cached.add(usage.n_cached as u64);
-        app.metrics.n_generated.add(usage.n_completion as u64);
         let outcome = match outcome {
             Outcome::Done => format!("200 {}", finish(relay)),
-            Outcome::Failed(error) => {
-                format!("{} {}", error.status().as_u16(), plain(&error.message))
-            }
+            Outcome::Failed(error) => fault(error),
             Outcome::Gone => "the client went away".to_owned(),
             Outcome::Slow => "the client does not read".to_owned(),
         };
@@ -65,6 +61,19 @@ impl Record {
         let cache = relay.found().map(|start| cache(start, &app.tokenizer)).unwrap_or_default();
         app.log.line(&format!("{}: {outcome}, {numbers}{cache}", self.head));
     }
+}
+
+/// Tells of a request that was no more than read, or not even that, unless it was told already.
+pub(crate) fn refused(app: &App, id: &RequestId, path: &str, error: &ApiError) {
+    if !error.is_logged {
+        app.log.line(&format!("{} {}: {}", id.as_str(), shown(path), fault(error)));
+    }
+}
+
+/// An error as programs see it, and what it says.
+fn fault(error: &ApiError) -> String {
+    let code = error.code().unwrap_or(error.type_name());
+    format!("{} {code}: {}", error.status().as_u16(), plain(&error.message))
 }
 
 fn finish(relay: &Relay<'_>) -> String {

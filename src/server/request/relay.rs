@@ -31,14 +31,14 @@ struct Choice<'a> {
     parser: Option<ReplyParser<'a>>,
     /// Tokens that no event has told yet.
     scored: Vec<ScoredToken>,
-    n_prefilled: usize,
     n_tokens: usize,
     n_reasoning: usize,
-    submitted: Instant,
-    started: Option<Instant>,
+    /// What reading the prompt took so far, as the worker says: its events come in bunches, and their times here
+    /// tell nothing.
+    read: Spent,
     first: Option<Instant>,
     last: Option<Instant>,
-    /// What the worker says; not of a reply that was stopped from here.
+    /// What the worker says at the end; not of a reply that was stopped from here.
     spent: Option<Spent>,
     reason: Option<FinishReason>,
 }
@@ -57,11 +57,9 @@ impl<'a> Relay<'a> {
         let choice = |parser| Choice {
             parser: Some(parser),
             scored: Vec::new(),
-            n_prefilled: 0,
             n_tokens: 0,
             n_reasoning: 0,
-            submitted: Instant::now(),
-            started: None,
+            read: Spent::default(),
             first: None,
             last: None,
             spent: None,
@@ -81,8 +79,8 @@ impl<'a> Relay<'a> {
     pub(super) fn take(&mut self, index: usize, event: JobEvent) -> Taken {
         let mut taken = Taken::default();
         match event {
-            JobEvent::Started(start) => self.start(index, start, &mut taken),
-            JobEvent::Progress(_) => {}
+            JobEvent::Started(start) => self.start(start, &mut taken),
+            JobEvent::Progress(_, spent) => self.choices[index].read = spent,
             JobEvent::Token(id, logprobs) => {
                 self.choices[index].push(index, id, logprobs, &mut taken);
             }
@@ -110,10 +108,7 @@ impl<'a> Relay<'a> {
         taken
     }
 
-    fn start(&mut self, index: usize, start: Start, taken: &mut Taken) {
-        let choice = &mut self.choices[index];
-        choice.started = Some(Instant::now());
-        choice.n_prefilled = start.n_prompt.saturating_sub(start.n_reused);
+    fn start(&mut self, start: Start, taken: &mut Taken) {
         if self.start.is_none() {
             self.start = Some(start.clone());
             taken.items.push(ReplyItem::Started(start));
@@ -129,9 +124,9 @@ impl<'a> Relay<'a> {
         self.start.as_ref()
     }
 
-    /// Whether anything was written.
-    pub(super) fn has_begun(&self) -> bool {
-        self.choices.iter().any(|choice| choice.first.is_some())
+    /// Tokens that were written.
+    pub(super) fn n_written(&self) -> usize {
+        self.choices.iter().map(|choice| choice.n_tokens).sum()
     }
 
     /// Why the replies ended, as far as they have.
@@ -154,7 +149,7 @@ impl<'a> Relay<'a> {
             n_prompt: self.n_prompt,
             n_cached: self.start.as_ref().map_or(0, |start| start.n_reused),
             n_image: self.n_image,
-            n_completion: self.choices.iter().map(|choice| choice.n_tokens).sum(),
+            n_completion: self.n_written(),
             n_reasoning: self.choices.iter().map(|choice| choice.n_reasoning).sum(),
             spent,
         }
@@ -204,11 +199,9 @@ impl Choice<'_> {
             _ => 0.0,
         };
         self.spent.unwrap_or_else(|| Spent {
-            n_prefilled: self.n_prefilled,
             n_generated: self.n_tokens,
-            waited_s: between(Some(self.submitted), self.started),
-            prefill_s: between(self.started, self.first),
             decode_s: between(self.first, self.last),
+            ..self.read
         })
     }
 }
@@ -264,7 +257,7 @@ mod tests {
         };
         take(&mut relay, 1, started(3));
         take(&mut relay, 0, started(9));
-        take(&mut relay, 0, JobEvent::Progress(5));
+        take(&mut relay, 0, JobEvent::Progress(5, Spent::default()));
         let ids = tokenizer.encode("hello");
         for &id in &ids {
             take(&mut relay, 0, JobEvent::Token(id, None));
@@ -290,6 +283,8 @@ mod tests {
         let parser = ReplyParser::new(&tokenizer).with_stop([" three".to_owned()]);
         let mut relay = Relay::new(vec![parser], 10, 0);
         let mut items = relay.take(0, started(4)).items;
+        let read = Spent { n_prefilled: 6, waited_s: 0.1, prefill_s: 0.5, ..Spent::default() };
+        relay.take(0, JobEvent::Progress(10, read));
         let mut n = 0;
         for id in tokenizer.encode("one two three four") {
             let taken = relay.take(0, JobEvent::Token(id, None));
@@ -304,10 +299,9 @@ mod tests {
         let shown = shown(&items);
         assert_eq!(shown[shown.len() - 2..], ["0 Stop 0".to_owned(), "done".to_owned()]);
         let usage = relay.usage();
-        assert_eq!(
-            (usage.n_completion, usage.spent.n_generated, usage.spent.n_prefilled),
-            (n, n, 6)
-        );
+        let Spent { n_prefilled, n_generated, waited_s, prefill_s, .. } = usage.spent;
+        assert_eq!((usage.n_completion, n_generated, n_prefilled), (n, n, 6));
+        assert_eq!((waited_s, prefill_s), (0.1, 0.5), "by the worker's clock");
     }
 
     #[test]

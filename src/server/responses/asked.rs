@@ -49,10 +49,9 @@ fn refuse(fields: &Fields<'_>) -> Result<(), ApiError> {
         ("conversation", "no conversations are kept here: send the whole input each time"),
         ("prompt", "no prompts are kept here: send instructions and input"),
     ];
-    let unsupported = |name: &str, problem: &str| ApiError {
-        kind: ErrorKind::Unsupported,
-        message: format!("{name}: {problem}"),
-        param: Some(name.to_owned()),
+    let unsupported = |name: &str, problem: &str| {
+        let message = format!("{name}: {problem}");
+        ApiError::new(ErrorKind::Unsupported, message).about(Some(name.to_owned()))
     };
     for (name, problem) in KEPT {
         if fields.get(name).is_some() {
