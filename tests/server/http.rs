@@ -147,6 +147,20 @@ fn addresses_methods_types_and_sizes_are_checked() {
         check_error(&answer, 405, None);
         assert_eq!(answer.header("allow"), Some(allowed));
     }
+    // Below their addresses Anthropic's clients find their own errors, also of what does not exist.
+    for (method, path, status, kind) in [
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("PUT", "/v1/messages/count_tokens", 405, "invalid_request_error"),
+        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+        ("GET", "/v1/messages/batches/b/results", 404, "not_found_error"),
+    ] {
+        let answer = server.ask(method, path, &[JSON], "");
+        let body = answer.json();
+        assert_eq!((answer.status, &body["type"]), (status, &json!("error")), "{method} {path}");
+        assert_eq!(body["error"]["type"], kind, "{method} {path}");
+        assert_eq!(answer.header("request-id"), answer.header("x-request-id"));
+        assert_eq!(answer.header("allow"), (status == 405).then_some("POST, OPTIONS"));
+    }
     assert_eq!(server.ask("OPTIONS", CHAT, &[], "").header("allow"), Some("POST, OPTIONS"));
     for headers in [
         vec![],
