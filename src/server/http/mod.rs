@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listen   sockets: how many, how long they may dawdle, how they end
+//!   framing  where each request begins and ends
 //!   gate     hosts, origins, keys, methods, types, sizes: what is refused before anybody reads a body
 //!     routes   which handler answers
 //! ```
@@ -10,6 +11,7 @@ mod access;
 mod body;
 mod changes;
 mod error;
+mod framing;
 mod gate;
 mod id;
 mod listen;
