@@ -3,3 +3,4 @@
 mod chat;
 mod framing;
 mod http;
+mod life;

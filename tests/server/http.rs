@@ -270,19 +270,6 @@ fn connections_are_used_again_and_again() {
 }
 
 #[test]
-fn signals_end_the_server() {
-    for signal in ["TERM", "INT"] {
-        let mut server = Server::start(&[]);
-        // A client that keeps its connection does not keep the server.
-        let mut idle = server.connect();
-        idle.send(server.request("GET", "/health", &[], "").as_bytes());
-        assert_eq!(idle.answer().status, 200);
-        server.signal(signal);
-        assert_eq!(server.ended().code(), Some(0), "{}", server.said());
-    }
-}
-
-#[test]
 fn a_port_that_is_taken_and_an_open_door_are_mistakes() {
     let gust = |args: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_gust"))

@@ -2,7 +2,10 @@
 //!
 //! A connection is one task that owns its requests' futures. When the client leaves, hyper sees the end of
 //! the stream while the request is under way, and drops the future and with it the job: that is how requests
-//! are cancelled. Connections do not outlive a half-close for the same reason.
+//! are cancelled. A client that only says that it will send no more (a half-close, as `nc -N` does) looks just
+//! like one that is gone: both are a FIN, and a program that ends sends nothing else until it is written to,
+//! which for an answer in one piece is when all the work is done. So a FIN is a client that left, and its
+//! connection is closed without an answer.
 
 use std::convert::Infallible;
 use std::io;
