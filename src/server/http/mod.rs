@@ -67,3 +67,19 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Response {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+/// The status of the answer to a body that the gate has let through, and the answer.
+#[cfg(fuzzing)]
+pub(crate) async fn answer_to_body(
+    app: super::SharedApp,
+    path: &str,
+    body: &[u8],
+) -> Option<(u16, Vec<u8>)> {
+    use http_body_util::BodyExt;
+
+    let route = routes::Route::of(path).filter(|route| route.takes_body())?;
+    let request = axum::http::Request::post(path).body(Body::from(body.to_vec())).ok()?;
+    let (head, body) = routes::answer(route, app, request).await.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    Some((head.status.as_u16(), body.to_vec()))
+}
