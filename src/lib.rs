@@ -42,3 +42,6 @@ pub mod term;
 pub mod tokenizer;
 pub mod vision;
 pub mod worker;
+
+#[cfg(fuzzing)]
+pub use server::answer_to_body;

@@ -164,5 +164,8 @@ impl Default for Config {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod tests;
+
+#[cfg(fuzzing)]
+pub use tests::answer_to_body;

@@ -100,10 +100,10 @@ impl Worker {
         Worker { routes, vitals, state, stop: Arc::new(stop) }
     }
 
-    /// One that never comes to be.
-    #[cfg(test)]
-    pub(crate) fn absent() -> Self {
-        let (_, state) = watch::channel(State::Loading(None));
+    /// One that never does anything, however it seems to be.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn absent(state: State) -> Self {
+        let (_, state) = watch::channel(state);
         let stop = Arc::new(watch::channel(false).0);
         Worker { routes: Arc::new(Routes::new()), vitals: Arc::default(), state, stop }
     }

@@ -177,6 +177,11 @@ impl Connection {
         let _ = self.reader.get_mut().write_all(bytes);
     }
 
+    /// Says that nothing more will be sent.
+    pub(crate) fn half_close(&self) {
+        self.reader.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     /// A line without its end; `None` at the end of the connection.
     pub(crate) fn line(&mut self) -> Option<String> {
         let mut line = String::new();

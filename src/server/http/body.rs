@@ -3,6 +3,8 @@
 //! Memory is bounded over all requests together: a body's bytes are reserved before they are read and given
 //! back when its request is answered.
 
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,9 +81,7 @@ impl BodyRoom {
         let mut n_reserved = 0;
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| {
-                ApiError::new(ErrorKind::InvalidRequest, "the body is cut off or badly framed")
-            })?;
+            let frame = frame.map_err(|error| self.broken(&error))?;
             let Ok(data) = frame.into_data() else { continue };
             if data.len() > self.n_max - bytes.len() {
                 return Err(self.too_large());
@@ -110,6 +110,18 @@ impl BodyRoom {
         }
         *n_reserved = n_units;
         Ok(())
+    }
+
+    fn broken(&self, error: &hyper::Error) -> ApiError {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let message = match cause {
+            Some(cause) if cause.kind() == io::ErrorKind::FileTooLarge => return self.too_large(),
+            Some(cause) if cause.kind() != io::ErrorKind::UnexpectedEof => {
+                format!("the body is badly framed: {cause}")
+            }
+            _ => "the body is cut off".to_owned(),
+        };
+        ApiError::new(ErrorKind::InvalidRequest, message)
     }
 
     fn too_large(&self) -> ApiError {

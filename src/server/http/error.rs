@@ -36,6 +36,8 @@ pub(crate) enum ErrorKind {
     UriTooLong,
     /// 415.
     UnsupportedMediaType,
+    /// 431: the head.
+    HeadTooLarge,
     /// 429: the queue is full; seconds after which to try again.
     Overloaded { retry_after_s: u32 },
     /// 500: the engine failed at this request.
@@ -113,6 +115,7 @@ impl ApiError {
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::UriTooLong => StatusCode::URI_TOO_LONG,
             ErrorKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorKind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             ErrorKind::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::Engine => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorKind::Loading { .. } | ErrorKind::Unavailable { .. } => {

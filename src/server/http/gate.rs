@@ -20,21 +20,21 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 
+use super::framing::MAX_URI;
 use super::routes::{self, Route};
 use super::{ApiError, ErrorKind, RequestId};
 use crate::server::{SharedApp, anthropic, request};
 use crate::worker::State;
 
-/// Most bytes of an address with its query.
-const MAX_URI: usize = 8 << 10;
-
 /// Where a request came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Door {
     /// The address it reached.
     pub(super) local: SocketAddr,
     /// Whether so many connections are open that this one should not stay.
     pub(super) is_crowded: bool,
+    /// What is wrong with the head that this request stands in for.
+    pub(super) fault: Option<ApiError>,
 }
 
 /// Answers a request, whatever it is.
@@ -46,8 +46,12 @@ pub(super) async fn answer(
     let id = RequestId::new();
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
+    let is_anthropic = routes::is_anthropic(head.uri.path());
     let mut origin = None;
-    let passed = pass(&app, door, &head, route, &mut origin);
+    let passed = match door.fault {
+        Some(fault) => Err(fault),
+        None => pass(&app, door.local, &head, route, &mut origin),
+    };
     // Whoever is refused may still be sending a body that nobody will read.
     let is_refused = passed.is_err();
     let response = match passed {
@@ -69,9 +73,9 @@ pub(super) async fn answer(
         }
         Err(error) => error.into_response(),
     };
-    let response = match route {
-        Some(Route::Messages | Route::CountTokens) => anthropic::dressed(response, id.as_str()),
-        _ => response,
+    let response = match is_anthropic {
+        true => anthropic::dressed(response, id.as_str()),
+        false => response,
     };
     let must_close = is_refused || door.is_crowded || app.drain.has_begun();
     app.front.requests.count(route, response.status());
@@ -89,7 +93,7 @@ enum Pass {
 /// Lets a request pass by its head. `origin` gets the page that may read the answer.
 fn pass(
     app: &SharedApp,
-    door: Door,
+    local: SocketAddr,
     head: &Parts,
     route: Option<Route>,
     origin: &mut Option<HeaderValue>,
@@ -99,7 +103,7 @@ fn pass(
         let message = format!("the address has {n_uri} bytes, at most {MAX_URI} are taken");
         return Err(ApiError::new(ErrorKind::UriTooLong, message));
     }
-    app.front.access.check_host(head, door.local)?;
+    app.front.access.check_host(head, local)?;
     *origin = app.front.access.check_origin(head)?;
     let asks_methods = head.method == Method::OPTIONS;
     if asks_methods && origin.is_some() && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)

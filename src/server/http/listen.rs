@@ -2,12 +2,16 @@
 //!
 //! A connection is one task that owns its requests' futures. When the client leaves, hyper sees the end of
 //! the stream while the request is under way, and drops the future and with it the job: that is how requests
-//! are cancelled. Connections do not outlive a half-close for the same reason.
+//! are cancelled. A client that only says that it will send no more (a half-close, as `nc -N` does) looks just
+//! like one that is gone: both are a FIN, and a program that ends sends nothing else until it is written to,
+//! which for an answer in one piece is when all the work is done. So a FIN is a client that left, and its
+//! connection is closed without an answer.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -16,15 +20,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
+use super::framing::{MAX_FIELDS, MAX_HEAD};
 use super::gate::{self, Door};
-use super::socket::Socket;
+use super::socket::{HeadFault, Socket};
 use crate::server::SharedApp;
 
 /// Time for a head, the first one and each next one on the same connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most bytes of a head, and most fields.
-const MAX_HEAD: usize = 16 << 10;
-const MAX_FIELDS: usize = 64;
 /// hyper's buffer in each direction.
 const N_BUFFER: usize = 64 << 10;
 /// The kernel's buffer for what a client has not read: what lies there cannot be held back any more.
@@ -154,11 +156,15 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
     let Ok(local) = stream.local_addr() else { return };
     // Events are small and must not wait for each other.
     let _ = stream.set_nodelay(true);
+    let fault = HeadFault::default();
     let service = service_fn(|request| {
-        let door = Door { local, is_crowded: app.front.connections.is_crowded() };
+        // Asked now: later there may be a fault of the head after this one.
+        let fault = fault.get().cloned();
+        let door = Door { local, is_crowded: app.front.connections.is_crowded(), fault };
         let answer = gate::answer(app.clone(), door, request);
         Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
+    let socket = Socket::new(stream, app.config.n_body, Arc::clone(&fault));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -166,7 +172,7 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
         .max_headers(MAX_FIELDS)
         .max_buf_size(N_BUFFER)
         .half_close(false)
-        .serve_connection(TokioIo::new(Socket::new(stream)), service);
+        .serve_connection(TokioIo::new(socket), service);
     // One that comes while the server ends gets an answer that says so.
     let mut is_told = app.drain.has_begun();
     let mut drain = pin!(app.drain.begun());
@@ -179,10 +185,8 @@ async fn connection(stream: TcpStream, app: &SharedApp) {
             }
         }
     };
-    // Whoever spoke no HTTP was told so. Other errors are clients that left. A server that ends waits for
-    // nobody who has been answered.
-    let is_answered = ended.is_ok() || ended.is_err_and(|error| error.is_parse());
-    if is_answered && !app.drain.has_begun() {
+    // Errors are clients that left or dawdled. A server that ends waits for nobody who has been answered.
+    if ended.is_ok() && !app.drain.has_begun() {
         connection.into_parts().io.into_inner().close().await;
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listen   sockets: how many, how long they may dawdle, how they end
+//!   framing  where each request begins and ends
 //!   gate     hosts, origins, keys, methods, types, sizes: what is refused before anybody reads a body
 //!     routes   which handler answers
 //! ```
@@ -10,6 +11,7 @@ mod access;
 mod body;
 mod changes;
 mod error;
+mod framing;
 mod gate;
 mod id;
 mod listen;
@@ -64,4 +66,20 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Response {
     let mut response = Response::new(Body::from(bytes));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// The status of the answer to a body that the gate has let through, and the answer.
+#[cfg(fuzzing)]
+pub(crate) async fn answer_to_body(
+    app: super::SharedApp,
+    path: &str,
+    body: &[u8],
+) -> Option<(u16, Vec<u8>)> {
+    use http_body_util::BodyExt;
+
+    let route = routes::Route::of(path).filter(|route| route.takes_body())?;
+    let request = axum::http::Request::post(path).body(Body::from(body.to_vec())).ok()?;
+    let (head, body) = routes::answer(route, app, request).await.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    Some((head.status.as_u16(), body.to_vec()))
 }

@@ -136,6 +136,14 @@ impl Route {
     }
 }
 
+/// Whether an address is below Anthropic's, where their clients ask for more than there is.
+pub(super) fn is_anthropic(path: &str) -> bool {
+    let below = ["/v1/messages", "/messages", "/v1/v1/messages"]
+        .into_iter()
+        .find_map(|messages| path.strip_prefix(messages));
+    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Answers a request that the gate has let through.
 pub(super) async fn answer(route: Route, app: SharedApp, request: Request) -> Response {
     let app = State(app);
@@ -187,6 +195,16 @@ mod tests {
             ("*", None),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
+        }
+        for (path, expected) in [
+            ("/v1/messages", true),
+            ("/v1/v1/messages/count_tokens", true),
+            ("/v1/messages/batches/x/results", true),
+            ("/messages/", true),
+            ("/v1/messages-x", false),
+            ("/v1/chat/completions", false),
+        ] {
+            assert_eq!(is_anthropic(path), expected, "{path}");
         }
         for (k, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, k);
