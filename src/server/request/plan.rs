@@ -160,6 +160,7 @@ fn sampling(wishes: &SamplingWishes, effort: ReasoningEffort) -> SamplingParams 
         frequency_penalty: wishes.frequency_penalty.unwrap_or(0.0),
         presence_penalty: wishes.presence_penalty.unwrap_or(0.0),
         logit_bias: wishes.logit_bias.clone(),
+        late_end: None,
         seed: wishes.seed,
     }
 }
