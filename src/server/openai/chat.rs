@@ -8,7 +8,8 @@ use super::chunks::ChatStream;
 use super::dialect;
 use super::message::ChatBody;
 use super::reply;
-use crate::server::http::{self, ApiError, ErrorKind, RequestId};
+use super::wire::Head;
+use crate::server::http::{self, ApiError, ErrorKind};
 use crate::server::request::{
     Asked, ChatExtras, Document, Generation, ReplyItem, Source, read_chat, start, work,
 };
@@ -43,9 +44,7 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
     let source = Source::Chat(Box::new(reading.request));
     let generation = start(&app, &origin, source, &asked).await?;
     let answer = Answer {
-        id: format!("chatcmpl-{}", RequestId::new().as_str()),
-        created: generation.created,
-        model: asked.model,
+        head: Head::new("chatcmpl-", generation.created, asked.model),
         manner,
         n: asked.n,
         has_usage_chunk: extras.include_usage && manner.dialect == Dialect::OpenAi,

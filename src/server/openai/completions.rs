@@ -6,9 +6,10 @@ use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
 use super::text::{TextAnswer, TextWriter};
+use super::wire::Head;
 use super::{fim, reply};
 use crate::chat::{Fields, Node};
-use crate::server::http::{self, ApiError, ErrorKind, RequestId};
+use crate::server::http::{self, ApiError, ErrorKind};
 use crate::server::request::{Asked, ChatExtras, Document, Source, fields, start, work};
 use crate::server::{App, SharedApp};
 use crate::tokenizer::TokenId;
@@ -31,10 +32,9 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
         generations.push(start(&app, &origin, Source::Tokens(tokens), &asked).await?);
         echoes.push(echo);
     }
+    let created = generations.first().map_or(0, |generation| generation.created);
     let answer = TextAnswer {
-        id: format!("cmpl-{}", RequestId::new().as_str()),
-        created: generations.first().map_or(0, |generation| generation.created),
-        model: asked.model,
+        head: Head::new("cmpl-", created, asked.model),
         echoes,
         n: asked.n,
         has_usage_chunk,

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use super::answer::Answer;
 use super::chat;
 use super::dialect::Manner;
-use crate::server::http::{ApiError, RequestId};
+use super::wire::Head;
+use crate::server::http::ApiError;
 use crate::server::request::{Asked, Document, Source, fields, start, work};
 use crate::server::{Dialect, SharedApp};
 use crate::tokenizer::{TokenId, Tokenizer};
@@ -28,9 +29,7 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
     let (asked, tokens) = work(&origin.request_id, read).await?;
     let generation = start(&app, &origin, Source::Tokens(tokens), &asked).await?;
     let answer = Answer {
-        id: format!("chatcmpl-{}", RequestId::new().as_str()),
-        created: generation.created,
-        model: asked.model,
+        head: Head::new("chatcmpl-", generation.created, asked.model),
         manner: Manner { dialect: Dialect::Mistral, whole_calls: false },
         n: asked.n,
         has_usage_chunk: false,
