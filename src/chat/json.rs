@@ -27,6 +27,8 @@ pub use self::options::RequestOptions;
 pub use self::responses::{ClientTool, responses_from_json};
 pub use self::write::request_to_json;
 
+/// Chunks of all contents of one request. Each takes far more room in memory than in a body.
+const MAX_PARTS: usize = 1 << 16;
 /// Pictures of one request.
 const MAX_IMAGES: usize = 256;
 /// Pixels of one request's different pictures: 300 MB once they are decoded.
@@ -128,6 +130,7 @@ pub fn tools_from_json(json: &str) -> Result<(Vec<super::Tool>, Vec<Change>), Re
 
 struct Reader<'a, 'i> {
     images: &'a mut ImageSource<'i>,
+    n_parts: usize,
     n_images: usize,
     /// Pixels that were decoded.
     n_pixels: u64,
@@ -141,6 +144,7 @@ impl<'a, 'i> Reader<'a, 'i> {
     fn new(images: &'a mut ImageSource<'i>, strict: bool) -> Self {
         Reader {
             images,
+            n_parts: 0,
             n_images: 0,
             n_pixels: 0,
             seen: HashMap::new(),
