@@ -303,6 +303,9 @@ async fn answers_are_dressed_once() {
             "request_id": "r1",
         })
     );
+    let unknown = ApiError::new(ErrorKind::ModelNotFound, "no such model").into_response();
+    assert_eq!(unknown.status().as_u16(), 400);
+    assert_eq!(super::dressed(unknown, "r3").status().as_u16(), 404);
     let fine = super::dressed("fine".into_response(), "r2");
     assert_eq!(
         (fine.status().as_u16(), &fine.headers()["request-id"]),

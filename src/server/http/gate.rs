@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 
 use super::routes::{self, Route};
-use super::{ApiError, ErrorKind, RequestId};
+use super::{ApiError, ErrorKind, RequestId, models};
 use crate::server::{SharedApp, anthropic};
 use crate::worker::State;
 
@@ -46,6 +46,11 @@ pub(super) async fn answer(
     let id = RequestId::new();
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
+    let is_anthropic = match route {
+        Some(Route::Messages | Route::CountTokens) => true,
+        Some(Route::Models | Route::Model) => models::is_for_anthropic(&head.headers),
+        _ => false,
+    };
     let mut origin = None;
     let passed = pass(&app, door, &head, route, &mut origin);
     // Whoever is refused may still be sending a body that nobody will read.
@@ -64,9 +69,9 @@ pub(super) async fn answer(
         }
         Err(error) => error.into_response(),
     };
-    let response = match route {
-        Some(Route::Messages | Route::CountTokens) => anthropic::dressed(response, id.as_str()),
-        _ => response,
+    let response = match is_anthropic {
+        true => anthropic::dressed(response, id.as_str()),
+        false => response,
     };
     let must_close = is_refused || door.is_crowded || app.drain.has_begun();
     app.front.requests.count(route, response.status());
