@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{Change, ChatRequest, Message};
+use super::{Change, ChatRequest, Message, ResponseFormat};
 use crate::vision::{Image, ImageError};
 
 pub use self::node::{Fields, Node};
@@ -61,6 +61,14 @@ pub enum RequestError {
         place: String,
         /// What is wrong with it.
         error: ImageError,
+    },
+    /// Pictures that are too many or too large together.
+    #[error("{place}: {problem}")]
+    Images {
+        /// The field that holds the first one too many.
+        place: String,
+        /// How many there are, and may be.
+        problem: String,
     },
 }
 
@@ -126,6 +134,12 @@ pub fn tools_from_json(json: &str) -> Result<(Vec<super::Tool>, Vec<Change>), Re
         },
     }?;
     Ok((tools, reader.changes))
+}
+
+/// The form that a request asks for, under any of the names that servers have for it.
+pub fn format_from_fields(fields: &Fields<'_>) -> Result<ResponseFormat, RequestError> {
+    let mut no_images = |_: &str| Err(ImageError::NoUrl);
+    Reader::new(&mut no_images, false).response_format(fields)
 }
 
 struct Reader<'a, 'i> {
@@ -205,7 +219,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         self.n_images += 1;
         if self.n_images > MAX_IMAGES {
             let problem = format!("the request has more than {MAX_IMAGES} pictures");
-            return Err(RequestError::field(place, problem));
+            return Err(RequestError::Images { place: place.to_owned(), problem });
         }
         let name = blake3::hash(url.as_bytes());
         if let Some(image) = self.seen.get(&name) {
@@ -222,7 +236,7 @@ impl<'a, 'i> Reader<'a, 'i> {
                 self.n_pixels.div_ceil(1_000_000),
                 MAX_REQUEST_PIXELS / 1_000_000
             );
-            return Err(RequestError::field(place, problem));
+            return Err(RequestError::Images { place: place.to_owned(), problem });
         }
         // The same file may come under several URLs.
         let equal = self

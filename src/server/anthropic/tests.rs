@@ -274,7 +274,7 @@ fn errors_have_anthropics_names() {
     ] {
         assert_eq!(error::body(&ApiError::new(kind, "no"), "req_1")["error"]["type"], name);
     }
-    let overflow = error::body(&ApiError::context_length(9000, 4096), "req_1");
+    let overflow = error::body(&ApiError::context_length(9000, 4096, "messages"), "req_1");
     assert_eq!(overflow["error"]["type"], "invalid_request_error");
     let message = overflow["error"]["message"].as_str().unwrap();
     assert!(message.starts_with("prompt is too long: 9000 tokens > 4096 maximum. "), "{message}");
