@@ -63,22 +63,39 @@ pub fn reply_rules(
         && tokenizer.control_token("[THINK]").is_some();
     let begun = begun(request, version);
     let reasons = may_reason || begun == Begun::Reasoning;
-    let format = language(&request.response_format);
-    if is_free && format.is_none() && !(reasons && reasoning_budget.is_some()) {
+    // A format that cannot be kept is an error even where there will be no text.
+    let held = held(&request.response_format)?;
+    if is_free && held.is_none() && !(reasons && reasoning_budget.is_some()) {
         return Ok(None);
     }
-    // A format that cannot be kept is an error even where there will be no text.
-    let field = format_field(&request.response_format);
-    if let Some(language) = &format {
-        constraint::check(language).map_err(|error| error.at(field))?;
-    }
     let must_call = calls.as_ref().is_some_and(|calls| calls.is_required);
-    let text = match format {
+    let text = match held {
         _ if must_call => TextRules::Forbidden,
-        Some(language) => TextRules::Held(language, field.to_owned()),
+        Some(held) => held,
         None => TextRules::Free,
     };
     Ok(Some(ReplyRules { may_reason, reasoning_budget, text, calls, begun, notes }))
+}
+
+/// The rules of plain text that goes on in a form; `None` where everything is allowed.
+pub fn text_rules(format: &ResponseFormat) -> Result<Option<ReplyRules>, ConstraintError> {
+    let rules = |text| ReplyRules {
+        may_reason: false,
+        reasoning_budget: None,
+        text,
+        calls: None,
+        begun: Begun::Nothing,
+        notes: Vec::new(),
+    };
+    Ok(held(format)?.map(rules))
+}
+
+/// The rules of a text that has a form, which is checked.
+fn held(format: &ResponseFormat) -> Result<Option<TextRules>, ConstraintError> {
+    let Some(language) = language(format) else { return Ok(None) };
+    let field = format_field(format);
+    constraint::check(&language).map_err(|error| error.at(field))?;
+    Ok(Some(TextRules::Held(language, field.to_owned())))
 }
 
 fn language(format: &ResponseFormat) -> Option<Language> {

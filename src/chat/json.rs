@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{Change, ChatRequest, Message};
+use super::{Change, ChatRequest, Message, ResponseFormat};
 use crate::vision::{Image, ImageError};
 
 pub use self::node::{Fields, Node};
@@ -27,6 +27,8 @@ pub use self::options::RequestOptions;
 pub use self::responses::{ClientTool, responses_from_json};
 pub use self::write::request_to_json;
 
+/// Chunks of all contents of one request. Each takes far more room in memory than in a body.
+const MAX_PARTS: usize = 1 << 16;
 /// Pictures of one request.
 const MAX_IMAGES: usize = 256;
 /// Pixels of one request's different pictures: 300 MB once they are decoded.
@@ -59,6 +61,14 @@ pub enum RequestError {
         place: String,
         /// What is wrong with it.
         error: ImageError,
+    },
+    /// Pictures that are too many or too large together.
+    #[error("{place}: {problem}")]
+    Images {
+        /// The field that holds the first one too many.
+        place: String,
+        /// How many there are, and may be.
+        problem: String,
     },
 }
 
@@ -126,8 +136,15 @@ pub fn tools_from_json(json: &str) -> Result<(Vec<super::Tool>, Vec<Change>), Re
     Ok((tools, reader.changes))
 }
 
+/// The form that a request asks for, under any of the names that servers have for it.
+pub fn format_from_fields(fields: &Fields<'_>) -> Result<ResponseFormat, RequestError> {
+    let mut no_images = |_: &str| Err(ImageError::NoUrl);
+    Reader::new(&mut no_images, false).response_format(fields)
+}
+
 struct Reader<'a, 'i> {
     images: &'a mut ImageSource<'i>,
+    n_parts: usize,
     n_images: usize,
     /// Pixels that were decoded.
     n_pixels: u64,
@@ -141,6 +158,7 @@ impl<'a, 'i> Reader<'a, 'i> {
     fn new(images: &'a mut ImageSource<'i>, strict: bool) -> Self {
         Reader {
             images,
+            n_parts: 0,
             n_images: 0,
             n_pixels: 0,
             seen: HashMap::new(),
@@ -201,7 +219,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         self.n_images += 1;
         if self.n_images > MAX_IMAGES {
             let problem = format!("the request has more than {MAX_IMAGES} pictures");
-            return Err(RequestError::field(place, problem));
+            return Err(RequestError::Images { place: place.to_owned(), problem });
         }
         let name = blake3::hash(url.as_bytes());
         if let Some(image) = self.seen.get(&name) {
@@ -218,7 +236,7 @@ impl<'a, 'i> Reader<'a, 'i> {
                 self.n_pixels.div_ceil(1_000_000),
                 MAX_REQUEST_PIXELS / 1_000_000
             );
-            return Err(RequestError::field(place, problem));
+            return Err(RequestError::Images { place: place.to_owned(), problem });
         }
         // The same file may come under several URLs.
         let equal = self

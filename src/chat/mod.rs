@@ -33,10 +33,11 @@ pub use collect::ReplyCollector;
 pub use draft7::validate_schemas;
 pub use error::EncodeError;
 pub use format::ChatFormat;
-pub use grammar::{ReplyLimits, constraint, reply_rules};
+pub use grammar::{ReplyLimits, constraint, reply_rules, text_rules};
 pub use json::{
-    ClientTool, Fields, ImageSource, Node, Reading, RequestError, RequestOptions, read_request,
-    request_from_json, request_to_json, responses_from_json, tools_from_json,
+    ClientTool, Fields, ImageSource, Node, Reading, RequestError, RequestOptions,
+    format_from_fields, read_request, request_from_json, request_to_json, responses_from_json,
+    tools_from_json,
 };
 pub use normalise::normalise;
 pub use probe::{Difference, Probe, TemplateReport};

@@ -40,6 +40,7 @@ pub fn sampling_params(
         frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
         presence_penalty: args.presence_penalty.unwrap_or(0.0),
         logit_bias: args.logit_bias.clone(),
+        late_end: None,
         seed: args.seed,
     }
 }

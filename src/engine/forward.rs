@@ -270,9 +270,14 @@ impl Engine {
     fn n_gathered(&self, kv: &KvCache, rows: &[BatchRow<'_>], n_viewed: usize) -> Option<usize> {
         let n: usize = rows.iter().map(|row| row.session.cells.as_slice().len()).sum();
         let n = n.next_multiple_of(GATHER_STEP);
-        let n_bytes = kv.n_bytes() / kv.n_cells() / self.hparams.n_layer as usize * n;
-        let pays = kv.can_gather() && 2 * n <= n_viewed && n_bytes <= MAX_GATHERED;
-        pays.then_some(n).filter(|&n| n > 0)
+        Some(n).filter(|&n| n > 0 && 2 * n <= n_viewed && n <= self.max_gathered(kv))
+    }
+
+    /// Most cells that are copied together.
+    pub(super) fn max_gathered(&self, kv: &KvCache) -> usize {
+        let n_bytes = kv.n_bytes() / kv.n_cells() / self.hparams.n_layer as usize;
+        let n = (MAX_GATHERED / n_bytes).min(self.n_ctx / 2);
+        if kv.can_gather() { n / GATHER_STEP * GATHER_STEP } else { 0 }
     }
 
     /// Lays the rows out side by side: each token sees its own timeline up to itself.

@@ -24,11 +24,15 @@ impl Engine {
             worst.push(lists(n_rows, n_cells, n_pieces));
             worst.extend((n_rows > 1).then(|| lists(n_rows - 1, n_cells, n_pieces)));
         }
-        for lists in worst {
+        let masked = [(self.n_ctx, false), (self.max_gathered(&runtime.kv), true)];
+        let masked = masked.into_iter().filter(|(n_kv, _)| *n_kv > 0);
+        let worst = masked.flat_map(|masked| worst.iter().map(move |&lists| (masked, lists)));
+        for ((n_kv, is_gathered), lists) in worst {
             let n_tokens = if lists.n_tokens == n_rows { n_rows } else { N_BATCH };
             let shape = TextShape {
                 n_tokens,
-                n_kv: self.n_ctx,
+                n_kv,
+                is_gathered,
                 lists,
                 n_outputs: n_rows,
                 n_image_rows: if self.vision.is_some() { n_tokens - lists.n_tokens } else { 0 },

@@ -41,6 +41,9 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Added to the logits of these tokens; `-inf` forbids one.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// A token that is not chosen before so many others were: the end of a reply that has a least length.
+    /// Where a constraint allows nothing else, it comes all the same.
+    pub late_end: Option<(TokenId, u32)>,
     /// Makes the choices repeatable; `None` takes a seed from the operating system.
     pub seed: Option<u64>,
 }
@@ -57,6 +60,7 @@ impl Default for SamplingParams {
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             logit_bias: Vec::new(),
+            late_end: None,
             seed: None,
         }
     }
@@ -121,6 +125,8 @@ pub struct Sampler {
     random: Random,
     seed: u64,
     constraint: Option<Constraint>,
+    /// Tokens of the reply.
+    n_said: u32,
 }
 
 impl Sampler {
@@ -135,6 +141,7 @@ impl Sampler {
             seed,
             params,
             constraint: None,
+            n_said: 0,
         })
     }
 
@@ -163,6 +170,7 @@ impl Sampler {
 
     /// Takes a token of the reply.
     pub fn accept(&mut self, id: TokenId) {
+        self.n_said = self.n_said.saturating_add(1);
         if let Some(penalties) = &mut self.penalties {
             penalties.said(id);
         }
@@ -183,6 +191,12 @@ impl Sampler {
             if let Some(logit) = logits.get_mut(id as usize) {
                 *logit += bias;
             }
+        }
+        if let Some((end, n_min)) = self.params.late_end
+            && self.n_said < n_min
+            && let Some(logit) = logits.get_mut(end as usize)
+        {
+            *logit = f32::NEG_INFINITY;
         }
         if let Some(penalties) = &self.penalties {
             penalties.apply(logits);

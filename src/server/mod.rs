@@ -12,6 +12,7 @@
 mod anthropic;
 mod drain;
 mod http;
+mod logprobs;
 mod metrics;
 mod names;
 mod openai;

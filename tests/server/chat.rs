@@ -162,6 +162,18 @@ fn several_replies_have_an_index_each_and_tokens_have_probabilities() {
 }
 
 #[test]
+fn a_reply_is_as_long_as_it_has_to_be() {
+    let server = Server::start(&[]);
+    let n_tokens = |more: Value| {
+        let usage = server.post(CHAT, &chat(FRANCE, more)).json()["usage"].clone();
+        usage["completion_tokens"].as_u64().unwrap()
+    };
+    let n = n_tokens(json!({}));
+    assert_eq!(n_tokens(json!({"min_tokens": n - 1})), n);
+    assert!(n_tokens(json!({"min_tokens": n + 3, "max_tokens": n + 9})) > n + 3);
+}
+
+#[test]
 fn what_is_altered_is_told_in_a_header() {
     let server = Server::start(&[]);
     let answer = server.post(CHAT, &chat(FRANCE, json!({"reasoning_effort": "medium"})));
@@ -234,6 +246,23 @@ fn plain_text_goes_on_from_each_prompt() {
     let pieces = streamed.iter().map(|event| event["choices"][0]["text"].as_str().unwrap());
     assert_eq!(pieces.collect::<String>(), text);
     assert_eq!(finishes(&streamed).len(), 1);
+
+    let choices = json!(["a red one", "a blue one"]);
+    for form in [
+        json!({"response_format": {"type": "json_schema", "json_schema":
+            {"name": "colour", "schema": {"enum": choices}}}}),
+        json!({"guided_choice": choices}),
+    ] {
+        for path in ["/v1/completions", "/v1/fim/completions"] {
+            let mut body = body(form.clone());
+            body.as_object_mut().unwrap().extend([("max_tokens".to_owned(), json!(40))]);
+            body.as_object_mut().unwrap().remove("echo");
+            let choice = server.post(path, &body).json()["choices"][0].clone();
+            let said = choice["text"].as_str().or(choice["message"]["content"].as_str()).unwrap();
+            let said = said.trim_matches('"');
+            assert!(choices.as_array().unwrap().contains(&json!(said)), "{path} {form}: {choice}");
+        }
+    }
 
     let fim = json!({"prompt": "a = ", "suffix": "\n", "max_tokens": 3, "temperature": 0});
     let fim = server.post("/v1/fim/completions", &fim).json();

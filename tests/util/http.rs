@@ -258,6 +258,21 @@ impl Answer {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
+    /// A stream's events, each of which is checked to have its type as its name.
+    #[track_caller]
+    pub(crate) fn events(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{self:?}");
+        assert!(self.header("content-type").unwrap().starts_with("text/event-stream"));
+        let mut events = Vec::new();
+        for event in self.text().split_terminator("\n\n").filter(|event| !event.starts_with(':')) {
+            let (name, data) = event.split_once('\n').unwrap();
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            assert_eq!(name.strip_prefix("event: "), data["type"].as_str());
+            events.push(data);
+        }
+        events
+    }
+
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))

@@ -4,7 +4,7 @@
 //! error where it carries meaning (sound, documents), and is left out and listed where it does not.
 
 use super::node::Node;
-use super::{Fields, Reader, RequestError};
+use super::{Fields, MAX_PARTS, Reader, RequestError};
 use crate::chat::{ContentChunk, ToolCall, ToolMessage};
 
 /// An element of a content list.
@@ -27,8 +27,13 @@ impl Reader<'_, '_> {
         if !node.is_list() {
             return Err(node.error("expected a string or a list of chunks"));
         }
+        let items = node.items()?;
+        self.n_parts += items.len();
+        if self.n_parts > MAX_PARTS {
+            return Err(node.error(format!("the request has more than {MAX_PARTS} chunks")));
+        }
         let mut parts = Vec::new();
-        for item in node.items()? {
+        for item in items {
             if item.is_string() {
                 self.foreign(&item.place, "a chunk is an object")?;
                 parts.push((item.place.clone(), text(item.text()?)));

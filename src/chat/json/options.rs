@@ -35,12 +35,22 @@ impl Reader<'_, '_> {
             let found = self.reasoning_object(&node.fields()?, &mut options)?;
             effort = effort.or(found);
         }
-        if let Some(node) = fields.get("thinking").filter(Node::is_object) {
+        let thinking = fields.get("thinking");
+        // Alone it may also be a truth value, as templates take it.
+        if let Some(node) = thinking.as_ref().filter(|node| !node.is_object()) {
+            node.flag()?;
+        }
+        if let Some(node) = thinking.filter(Node::is_object) {
             self.foreign(&node.place, "expected reasoning_effort")?;
             let thinking = node.fields()?;
             let found = match thinking.kind()?.as_str() {
                 "disabled" => ReasoningEffort::None,
-                _ => ReasoningEffort::High,
+                "" | "enabled" | "adaptive" | "auto" => ReasoningEffort::High,
+                found => {
+                    let problem =
+                        format!("expected enabled, adaptive or disabled, found {found:?}");
+                    return Err(RequestError::field(thinking.place_of("type"), problem));
+                }
             };
             let budget = thinking.get("budget_tokens").map(|n| n.count()).transpose()?;
             options.reasoning_budget = options.reasoning_budget.or(budget);
@@ -172,7 +182,7 @@ fn format_fields<'a>(fields: &Fields<'a>) -> Result<Vec<(Node<'a>, ReadFormat)>,
     };
     add(fields, &NAMED);
     for (name, inner) in [("text", "format"), ("output_config", "format")] {
-        if let Some(node) = fields.get(name).filter(Node::is_object) {
+        if let Some(node) = fields.get(name) {
             add(&node.fields()?, &[(inner, typed)]);
         }
     }

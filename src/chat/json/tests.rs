@@ -274,6 +274,10 @@ fn anthropic_chunks_of_every_kind() {
     );
     let omitted = r#"{"messages": [], "thinking": {"type": "adaptive", "display": "omitted"}}"#;
     assert!(read(omitted).unwrap().options.hide_reasoning);
+    let thinking = |json: &str| format!("{{\"messages\": [], \"thinking\": {json}}}");
+    check_error(&thinking(r#"{"type": "sometimes"}"#), "thinking.type: expected enabled, adaptive");
+    check_error(&thinking(r#"{"type": 5}"#), "thinking.type: expected a string");
+    check_error(&thinking("\"enabled\""), "thinking: expected true or false");
 }
 
 #[track_caller]
@@ -417,6 +421,12 @@ fn errors_name_the_place() {
     check_error(&deep, "nested more than 128 levels");
     let many = format!("{{\"messages\": [{}1]}}", "1,".repeat(1 << 14));
     check_error(&many, "messages: 16385 elements");
+    let parts = format!(r#"{{"role": "user", "content": [{}""]}}"#, "\"\",".repeat((1 << 14) - 1));
+    let messages = vec![parts; 5].join(",");
+    check_error(
+        &format!("{{\"messages\": [{messages}]}}"),
+        "messages[4].content: the request has more",
+    );
 }
 
 /// A black picture as a data URL; `note` only makes the URL another one.

@@ -158,6 +158,19 @@ fn logits_after(params: SamplingParams, history: &[TokenId], logits: &[f32]) -> 
 }
 
 #[test]
+fn a_reply_does_not_end_before_its_least_length() {
+    let params =
+        SamplingParams { temperature: 0.0, late_end: Some((1, 2)), ..SamplingParams::default() };
+    let mut sampler = Sampler::new(params, 3).unwrap();
+    let chosen = std::iter::repeat_with(|| {
+        let id = sampler.sample(&mut [0.0, 9.0, 1.0]).unwrap();
+        sampler.accept(id);
+        id
+    });
+    assert_eq!(chosen.take(4).collect::<Vec<_>>(), [2, 2, 1, 1]);
+}
+
+#[test]
 fn penalties_and_bias_change_the_logits_they_should() {
     let off = SamplingParams::default();
     let logits = [2.0, -2.0, 1.0, 0.5];

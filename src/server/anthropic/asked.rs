@@ -1,7 +1,8 @@
 //! What Anthropic's clients ask of a reply.
 //!
-//! What only their provider's machines can do is refused by name: a client that waits for a search which
-//! nobody makes would not know why. What tunes those machines (`service_tier`, `container`, caching) means
+//! What only their provider's machines can do is refused by name where a request asks for nothing else: a client
+//! that waits for a search which nobody makes would not know why. Beside tools of the client's own it is left
+//! out, and told: agents offer such tools in every request. What tunes those machines (`service_tier`, `container`, caching) means
 //! nothing here and is passed over.
 
 use crate::chat::Fields;
@@ -34,7 +35,7 @@ pub(super) fn asked(fields: &Fields<'_>, app: &App) -> Result<Asked, ApiError> {
     })
 }
 
-/// Refuses tools that the provider defines or runs itself.
+/// Refuses what the provider runs itself: its servers, and its tools where there are no others.
 pub(super) fn refuse_provided(fields: &Fields<'_>) -> Result<(), ApiError> {
     if let Some(servers) = fields.get("mcp_servers")
         && (!servers.is_list() || !servers.items()?.is_empty())
@@ -46,22 +47,26 @@ pub(super) fn refuse_provided(fields: &Fields<'_>) -> Result<(), ApiError> {
         Some(tools) => tools.items()?,
         None => Vec::new(),
     };
+    let mut refused = None;
     for (k, tool) in tools.iter().enumerate() {
         // What is no tool at all is the conversation reader's to refuse.
         let Some(tool) = tool.is_object().then(|| tool.fields()).transpose()? else { continue };
         let kind = tool.kind()?;
         let is_described =
             tool.get("input_schema").is_some() || object(&tool, "function")?.is_some();
-        if !is_described && !matches!(kind.as_str(), "" | "custom" | "function") {
+        if is_described || matches!(kind.as_str(), "" | "custom" | "function") {
+            return Ok(());
+        }
+        if refused.is_none() {
             let name = tool.text("name")?.unwrap_or_else(|| kind.clone());
             let problem = format!(
                 "the tool {name:?} ({kind}) is Anthropic's own and does not exist here; leave it out, or \
                  describe a tool of your own with \"input_schema\""
             );
-            return Err(fault(&format!("tools[{k}]"), &problem));
+            refused = Some(fault(&format!("tools[{k}]"), &problem));
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }
 
 /// Fields that are read here or by the conversation's reader, and those that are accepted without effect.
@@ -138,11 +143,13 @@ mod tests {
     #[test]
     fn what_does_not_exist_here_is_refused_by_name() {
         refuses(
-            r#"{"tools": [{"name": "f", "input_schema": {}},
-            {"type": "web_search_20250305", "name": "web_search"}]}"#,
-            "tools[1]",
+            r#"{"tools": [{"type": "web_search_20250305", "name": "web_search"},
+            {"type": "bash_20250124", "name": "bash"}]}"#,
+            "tools[0]",
             "\"web_search\" (web_search_20250305)",
         );
+        let beside = r#"{"tools": [{"type": "bash_20250124", "name": "bash"}, {"name": "f"}]}"#;
+        assert!(read(beside).is_ok());
         refuses(r#"{"mcp_servers": [{"type": "url"}]}"#, "mcp_servers", "MCP");
         refuses(r#"{"max_tokens": 0}"#, "max_tokens", "expected");
         refuses(r#"{"max_tokens": 4294967297}"#, "max_tokens", "expected");

@@ -3,7 +3,7 @@
 //! Whatever fails under its addresses, in a handler or before one is reached, is answered in this shape, so
 //! the outermost layer dresses answers once more.
 
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -31,6 +31,7 @@ pub(crate) fn dressed(mut response: Response, request_id: &str) -> Response {
             parts.headers.remove(name);
         }
         parts.headers.extend(dressed.headers);
+        parts.status = status(&error);
         response = Response::from_parts(parts, body);
     }
     if let Ok(id) = HeaderValue::from_str(request_id) {
@@ -39,11 +40,18 @@ pub(crate) fn dressed(mut response: Response, request_id: &str) -> Response {
     response
 }
 
+/// Clients of this protocol tell errors apart by the status, where others look into the body.
+fn status(error: &ApiError) -> StatusCode {
+    match error.kind {
+        ErrorKind::ModelNotFound => StatusCode::NOT_FOUND,
+        _ => error.status(),
+    }
+}
+
 fn type_name(error: &ApiError) -> &'static str {
     match error.kind {
-        ErrorKind::ModelNotFound => "not_found_error",
         ErrorKind::Timeout => "timeout_error",
-        _ => match error.status().as_u16() {
+        _ => match status(error).as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
             404 => "not_found_error",

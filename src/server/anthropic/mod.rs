@@ -22,8 +22,8 @@ use self::body::MessageBody;
 use self::stream::MessageStream;
 use self::wire::Head;
 use super::SharedApp;
-use super::http::{self, ApiError, ErrorKind, RequestId};
-use super::request::{self, Document, Generation, ReplyItem, Source, Usage};
+use super::http::{self, ApiError, RequestId};
+use super::request::{self, Document, Generation, Source};
 
 /// `POST /v1/messages`.
 pub(crate) async fn messages(State(app): State<SharedApp>, request: Request) -> Response {
@@ -61,7 +61,7 @@ async fn answer(app: &SharedApp, request: Request) -> Result<Response, ApiError>
 fn events(generation: Generation, events: MessageStream) -> impl Stream<Item = String> + Send {
     unfold((generation, events), async |(mut generation, mut events)| {
         while !events.is_over() {
-            let event = events.push(generation.next().await.unwrap_or_else(broken_off));
+            let event = events.push(generation.expect_next().await);
             if !event.is_empty() {
                 return Some((event, (generation, events)));
             }
@@ -75,16 +75,11 @@ async fn whole(
     mut body: MessageBody,
 ) -> Result<Box<RawValue>, ApiError> {
     loop {
-        let item = generation.next().await.unwrap_or_else(broken_off);
+        let item = generation.expect_next().await;
         if let Some(message) = body.push(item)? {
             return Ok(message);
         }
     }
-}
-
-/// What follows where nothing came.
-fn broken_off() -> ReplyItem {
-    ReplyItem::Failed(ApiError::new(ErrorKind::Engine, "the reply broke off"), Usage::default())
 }
 
 async fn count(app: &SharedApp, request: Request) -> Result<Response, ApiError> {

@@ -274,7 +274,7 @@ fn errors_have_anthropics_names() {
     ] {
         assert_eq!(error::body(&ApiError::new(kind, "no"), "req_1")["error"]["type"], name);
     }
-    let overflow = error::body(&ApiError::context_length(9000, 4096), "req_1");
+    let overflow = error::body(&ApiError::context_length(9000, 4096, "messages"), "req_1");
     assert_eq!(overflow["error"]["type"], "invalid_request_error");
     let message = overflow["error"]["message"].as_str().unwrap();
     assert!(message.starts_with("prompt is too long: 9000 tokens > 4096 maximum. "), "{message}");
@@ -303,6 +303,9 @@ async fn answers_are_dressed_once() {
             "request_id": "r1",
         })
     );
+    let unknown = ApiError::new(ErrorKind::ModelNotFound, "no such model").into_response();
+    assert_eq!(unknown.status().as_u16(), 400);
+    assert_eq!(super::dressed(unknown, "r3").status().as_u16(), 404);
     let fine = super::dressed("fine".into_response(), "r2");
     assert_eq!(
         (fine.status().as_u16(), &fine.headers()["request-id"]),

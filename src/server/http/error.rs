@@ -14,6 +14,10 @@ use serde_json::{Map, Value, json};
 pub(crate) enum ErrorKind {
     /// 400: a field has no meaning here.
     InvalidRequest,
+    /// 400: a picture that cannot be used.
+    InvalidImage,
+    /// 422: the same as `InvalidRequest`, for Mistral's own client.
+    Unprocessable,
     /// 400: a field that is known, and that this server cannot do.
     Unsupported,
     /// 400: the prompt does not fit; `n_prompt` of `n_ctx` tokens.
@@ -85,13 +89,13 @@ impl ApiError {
     }
 
     /// A prompt of `n_prompt` tokens where there is room for `n_ctx`. Every client knows one of the phrases.
-    pub(crate) fn context_length(n_prompt: usize, n_ctx: usize) -> Self {
+    pub(crate) fn context_length(n_prompt: usize, n_ctx: usize, param: &str) -> Self {
         let message = format!(
             "This model's maximum context length is {n_ctx} tokens, but the request has {n_prompt}: prompt \
              is too long and exceeds the available context size"
         );
         let kind = ErrorKind::ContextLength { n_prompt, n_ctx };
-        Self::new(kind, message).about(Some("messages".to_owned()))
+        Self::new(kind, message).about(Some(param.to_owned()))
     }
 
     /// Nothing is served under `path`.
@@ -104,9 +108,11 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self.kind {
             ErrorKind::InvalidRequest
+            | ErrorKind::InvalidImage
             | ErrorKind::Unsupported
             | ErrorKind::ContextLength { .. }
             | ErrorKind::ModelNotFound => StatusCode::BAD_REQUEST,
+            ErrorKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
             ErrorKind::Forbidden => StatusCode::FORBIDDEN,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
@@ -129,6 +135,7 @@ impl ApiError {
         match self.kind {
             ErrorKind::ContextLength { .. } => Some("context_length_exceeded"),
             ErrorKind::ModelNotFound => Some("model_not_found"),
+            ErrorKind::InvalidImage => Some("invalid_image"),
             ErrorKind::Unsupported => Some("unsupported_parameter"),
             ErrorKind::Unauthorized => Some("invalid_api_key"),
             ErrorKind::Overloaded { .. } => Some("rate_limit_exceeded"),
@@ -176,8 +183,35 @@ impl ApiError {
             body.insert("n_prompt_tokens".to_owned(), n_prompt.into());
             body.insert("n_ctx".to_owned(), n_ctx.into());
         }
+        if self.kind == ErrorKind::Unprocessable {
+            let place = self.param.as_deref().unwrap_or_default();
+            let detail =
+                json!([{ "loc": location(place), "msg": self.message, "type": "value_error" }]);
+            body.insert("detail".to_owned(), detail);
+        }
         body
     }
+
+    /// The error as Mistral's own client has a type for it: with status 422, and the field as a path.
+    pub(crate) fn for_mistral(self) -> Self {
+        match self.kind {
+            ErrorKind::InvalidRequest if self.param.is_some() => {
+                Self { kind: ErrorKind::Unprocessable, ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
+/// `messages[2].content` as a path of names and numbers, from the body on.
+fn location(place: &str) -> Vec<Value> {
+    let steps = place.split(['.', '[']).filter(|step| !step.is_empty());
+    let step = |step: &str| match step.strip_suffix(']').and_then(|index| index.parse::<u64>().ok())
+    {
+        Some(index) => Value::from(index),
+        None => Value::from(step),
+    };
+    std::iter::once("body".into()).chain(steps.map(step)).collect()
 }
 
 impl IntoResponse for ApiError {
@@ -209,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_overflow_has_the_words_that_clients_look_for() {
-        let error = ApiError::context_length(9000, 4096);
+        let error = ApiError::context_length(9000, 4096, "messages");
         let body = Value::Object(error.body());
         let message = "This model's maximum context length is 4096 tokens, but the request has 9000: prompt \
                        is too long and exceeds the available context size";
@@ -232,6 +266,8 @@ mod tests {
         let retry = ErrorKind::Overloaded { retry_after_s: 3 };
         for (kind, status, code, header) in [
             (ErrorKind::InvalidRequest, 400, None, None),
+            (ErrorKind::InvalidImage, 400, Some("invalid_image"), None),
+            (ErrorKind::Unprocessable, 422, None, None),
             (ErrorKind::ModelNotFound, 400, Some("model_not_found"), None),
             (ErrorKind::Unsupported, 400, Some("unsupported_parameter"), None),
             (
@@ -259,6 +295,26 @@ mod tests {
             if let Some((name, value)) = header {
                 assert_eq!(response.headers()[name], value);
             }
+        }
+    }
+
+    #[test]
+    fn mistral_s_client_has_a_path_to_the_field() {
+        let error = ApiError::invalid("messages[2].content[0].text", "no").for_mistral();
+        let detail = json!([{
+            "loc": ["body", "messages", 2, "content", 0, "text"], "msg": "no", "type": "value_error",
+        }]);
+        assert_eq!(error.body()["detail"], detail);
+        assert_eq!(error.body()["message"], "no");
+        for error in [
+            ApiError::new(ErrorKind::InvalidRequest, "no JSON"),
+            ApiError::context_length(2, 1, "messages"),
+            ApiError {
+                param: Some("model".to_owned()),
+                ..ApiError::new(ErrorKind::ModelNotFound, "no")
+            },
+        ] {
+            assert_eq!(error.clone().for_mistral(), error);
         }
     }
 }

@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 
 use super::framing::MAX_URI;
 use super::routes::{self, Route};
-use super::{ApiError, ErrorKind, RequestId};
+use super::{ApiError, ErrorKind, RequestId, models};
 use crate::server::{SharedApp, anthropic, request};
 use crate::worker::State;
 
@@ -46,7 +46,9 @@ pub(super) async fn answer(
     let id = RequestId::new();
     let (head, body) = request.into_parts();
     let route = Route::of(head.uri.path());
-    let is_anthropic = routes::is_anthropic(head.uri.path());
+    let is_anthropic = routes::is_anthropic(head.uri.path())
+        || matches!(route, Some(Route::Models | Route::Model))
+            && models::is_for_anthropic(&head.headers);
     let mut origin = None;
     let passed = match door.fault {
         Some(fault) => Err(fault),

@@ -21,7 +21,12 @@ pub(super) fn facts(app: &App) -> Result<std::sync::Arc<ModelFacts>, ApiError> {
 
 /// What `type` says: mistralai reads only cards of its own types, Anthropic's clients expect theirs.
 pub(super) fn kind(headers: &HeaderMap) -> &'static str {
-    if headers.contains_key("anthropic-version") { "model" } else { "base" }
+    if is_for_anthropic(headers) { "model" } else { "base" }
+}
+
+/// Whether a client of Anthropic's protocol asks.
+pub(super) fn is_for_anthropic(headers: &HeaderMap) -> bool {
+    headers.contains_key("anthropic-version")
 }
 
 /// `GET /v1/models`.

@@ -3,17 +3,14 @@
 use serde::Serialize;
 
 use super::dialect::Manner;
+use super::wire::Head;
 use crate::server::Dialect;
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// Its name, `chatcmpl-` and digits.
-    pub(super) id: String,
-    /// Seconds since 1970.
-    pub(super) created: u64,
-    /// The model's name as the client wrote it.
-    pub(super) model: String,
+    /// What is the same in all its pieces.
+    pub(super) head: Head,
     /// How it is written.
     pub(super) manner: Manner,
     /// Replies to the same prompt.

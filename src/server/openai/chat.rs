@@ -5,12 +5,14 @@ use axum::response::{IntoResponse, Response};
 
 use super::answer::Answer;
 use super::chunks::ChatStream;
-use super::dialect;
+use super::dialect::{self, Manner};
 use super::message::ChatBody;
 use super::reply;
-use crate::server::http::{self, ApiError, ErrorKind, RequestId};
+use super::wire::Head;
+use crate::chat::Reading;
+use crate::server::http::{self, ApiError};
 use crate::server::request::{
-    Asked, ChatExtras, Document, Generation, ReplyItem, Source, read_chat, start, work,
+    Asked, ChatExtras, Document, Generation, Origin, ReplyItem, Source, read_chat, start, work,
 };
 use crate::server::{App, Dialect, SharedApp};
 
@@ -21,31 +23,13 @@ pub(crate) async fn chat_completions(State(app): State<SharedApp>, request: Requ
 
 async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError> {
     let (document, mut origin) = Document::read(&app, request).await?;
-    let read = {
-        let (app, origin) = (app.clone(), origin.clone());
-        move |_| {
-            let (asked, extras, manner) = {
-                let fields = document.fields()?;
-                let extras = ChatExtras::of(&fields)?;
-                let manner = dialect::choose(&origin, &extras, &fields);
-                (Asked::openai(&fields, &app)?, extras, manner)
-            };
-            Ok((document, asked, extras, manner))
-        }
-    };
-    let (document, mut asked, extras, manner) = work(&origin.request_id, read).await?;
-    origin.protocol.push_str(match manner.dialect {
-        Dialect::OpenAi => " openai",
-        Dialect::Mistral => " mistral",
-    });
-    let (_, reading) = read_chat(&app, document, &origin).await?;
-    asked.reasoning_budget = reading.options.reasoning_budget;
+    let read = read(&app, document, &mut origin).await;
+    let Wishes { asked, extras, manner, reading } =
+        read.map_err(|error| dialect::unread(error, &origin))?;
     let source = Source::Chat(Box::new(reading.request));
     let generation = start(&app, &origin, source, &asked).await?;
     let answer = Answer {
-        id: format!("chatcmpl-{}", RequestId::new().as_str()),
-        created: generation.created,
-        model: asked.model,
+        head: Head::new("chatcmpl-", generation.created, asked.model),
         manner,
         n: asked.n,
         has_usage_chunk: extras.include_usage && manner.dialect == Dialect::OpenAi,
@@ -57,6 +41,40 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
     let mut response = respond(&app, answer, asked.stream, generation).await?;
     http::tell_changes(&mut response, &changes);
     Ok(response)
+}
+
+/// What a body says.
+struct Wishes {
+    asked: Asked,
+    extras: ChatExtras,
+    manner: Manner,
+    reading: Reading,
+}
+
+async fn read(
+    app: &SharedApp,
+    document: Document,
+    origin: &mut Origin,
+) -> Result<Wishes, ApiError> {
+    let reader = app.clone();
+    let read = move |_| {
+        let fields = document.fields()?;
+        let (asked, extras) = (Asked::openai(&fields, &reader)?, ChatExtras::of(&fields)?);
+        drop(fields);
+        Ok((document, asked, extras))
+    };
+    let (document, mut asked, extras) = work(&origin.request_id, read).await?;
+    let (document, reading) = read_chat(app, document, origin).await?;
+    asked.reasoning_budget = reading.options.reasoning_budget;
+    // Looks into messages, whose number and chunks are known to be bounded by now.
+    let (from, seen) = (origin.clone(), extras.clone());
+    let choose = move |_| Ok(dialect::choose(&from, &seen, &document.fields()?));
+    let manner = work(&origin.request_id, choose).await?;
+    origin.protocol.push_str(match manner.dialect {
+        Dialect::OpenAi => " openai",
+        Dialect::Mistral => " mistral",
+    });
+    Ok(Wishes { asked, extras, manner, reading })
 }
 
 /// The answer as a stream or as one body.
@@ -72,13 +90,12 @@ pub(super) async fn respond(
         return Ok(reply::streamed(reply::items(generation), write));
     }
     let mut body = ChatBody::new(answer);
-    while let Some(item) = generation.next().await {
-        match item {
+    loop {
+        match generation.expect_next().await {
             ReplyItem::Started(_) => {}
             ReplyItem::Event { choice, event, tokens } => body.push(choice, &event, tokens),
             ReplyItem::Done(usage) => return Ok(reply::whole(body.finish(&usage, &app.tokenizer))),
             ReplyItem::Failed(error, _) => return Err(error),
         }
     }
-    Err(ApiError::new(ErrorKind::Engine, "the reply broke off"))
 }

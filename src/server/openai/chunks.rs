@@ -6,8 +6,7 @@
 use serde::Serialize;
 
 use super::answer::{Answer, Detail, Part, WireCall};
-use super::wire::{ChatLogprobs, DONE, FINGERPRINT, Timings, WireUsage};
-use super::wire::{finish_name, push_event, push_failure};
+use super::wire::{ChatLogprobs, DONE, finish_name, push_event, push_failure};
 use crate::chat::{FinishReason, ReplyEvent};
 use crate::server::request::{ReplyItem, ScoredToken, Usage};
 use crate::tokenizer::Tokenizer;
@@ -46,20 +45,6 @@ struct Call {
 struct Held {
     index: usize,
     reason: FinishReason,
-}
-
-#[derive(Serialize)]
-struct Chunk<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    system_fingerprint: &'static str,
-    choices: &'a [WireChoice<'a>],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<WireUsage>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timings: Option<Timings>,
 }
 
 #[derive(Serialize)]
@@ -215,17 +200,7 @@ impl ChatStream {
     }
 
     fn write(&self, choices: &[WireChoice<'_>], usage: Option<&Usage>, out: &mut String) {
-        let chunk = Chunk {
-            id: &self.answer.id,
-            object: "chat.completion.chunk",
-            created: self.answer.created,
-            model: &self.answer.model,
-            system_fingerprint: FINGERPRINT,
-            choices,
-            usage: usage.map(WireUsage::new),
-            timings: usage.map(Timings::new),
-        };
-        push_event(&chunk, out);
+        push_event(&self.answer.head.piece("chat.completion.chunk", choices, usage), out);
     }
 }
 

@@ -6,9 +6,10 @@ use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
 
 use super::text::{TextAnswer, TextWriter};
+use super::wire::Head;
 use super::{fim, reply};
-use crate::chat::{Fields, Node};
-use crate::server::http::{self, ApiError, ErrorKind, RequestId};
+use crate::chat::{self, Fields, Node, ResponseFormat};
+use crate::server::http::{self, ApiError, ErrorKind};
 use crate::server::request::{Asked, ChatExtras, Document, Source, fields, start, work};
 use crate::server::{App, SharedApp};
 use crate::tokenizer::TokenId;
@@ -25,16 +26,15 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
     let (document, origin) = Document::read(&app, request).await?;
     let reader = app.clone();
     let read = move |_| Wishes::read(&document.fields()?, &reader);
-    let Wishes { asked, has_usage_chunk, prompts } = work(&origin.request_id, read).await?;
+    let Wishes { asked, format, has_usage_chunk, prompts } = work(&origin.request_id, read).await?;
     let (mut generations, mut echoes) = (Vec::new(), Vec::new());
     for Prompt { tokens, echo } in prompts {
-        generations.push(start(&app, &origin, Source::Tokens(tokens), &asked).await?);
+        generations.push(start(&app, &origin, Source::Text(tokens, format.clone()), &asked).await?);
         echoes.push(echo);
     }
+    let created = generations.first().map_or(0, |generation| generation.created);
     let answer = TextAnswer {
-        id: format!("cmpl-{}", RequestId::new().as_str()),
-        created: generations.first().map_or(0, |generation| generation.created),
-        model: asked.model,
+        head: Head::new("cmpl-", created, asked.model),
         echoes,
         n: asked.n,
         has_usage_chunk,
@@ -65,6 +65,8 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
 /// What a body says.
 struct Wishes {
     asked: Asked,
+    /// Of each reply.
+    format: ResponseFormat,
     has_usage_chunk: bool,
     prompts: Vec<Prompt>,
 }
@@ -86,17 +88,13 @@ impl Wishes {
                 "echo and logprobs: a prompt's tokens have no probabilities here; leave one out";
             return Err(ApiError::invalid("echo", message));
         }
-        let best_of = fields::whole(fields, "best_of", 1..)?;
-        if best_of.is_some_and(|best_of| best_of != asked.n as u64) {
-            let message = format!("best_of: every reply is sent, expected n = {}", asked.n);
-            return Err(ApiError::invalid("best_of", message));
-        }
         let prompts = prompts(&fields.need("prompt")?, suffix.as_deref(), app)?;
         let prompts = prompts.into_iter().map(|prompt| match echo {
             true => prompt,
             false => Prompt { echo: String::new(), ..prompt },
         });
         Ok(Wishes {
+            format: chat::format_from_fields(fields)?,
             has_usage_chunk: ChatExtras::of(fields)?.include_usage,
             prompts: prompts.collect(),
             asked,

@@ -7,6 +7,7 @@
 
 use crate::chat::{Fields, Node};
 use crate::server::Dialect;
+use crate::server::http::ApiError;
 use crate::server::request::{ChatExtras, Origin};
 
 /// How an answer is written.
@@ -35,11 +36,26 @@ pub(super) fn choose(origin: &Origin, extras: &ChatExtras, body: &Fields<'_>) ->
     Manner { dialect, whole_calls }
 }
 
+/// What a fault that is found in a body becomes. Mistral's own client has a type of its own for those, and looks
+/// for it under a status that other clients do not expect.
+pub(super) fn unread(error: ApiError, origin: &Origin) -> ApiError {
+    match origin.dialect != Some(Dialect::OpenAi) && is_mistral_client(&origin.user_agent) {
+        true => error.for_mistral(),
+        false => error,
+    }
+}
+
 fn is_mistral_agent(user_agent: &str) -> bool {
     let agent = user_agent.to_ascii_lowercase();
-    let names = ["mistral-client-python", "mistral-vibe", "ai-sdk/mistral"];
-    names.iter().any(|name| agent.contains(name))
-        // Speakeasy generates clients for others too; Mistral's name their package.
+    let names = ["mistral-vibe", "ai-sdk/mistral"];
+    names.iter().any(|name| agent.contains(name)) || is_mistral_client(user_agent)
+}
+
+/// Whether this is `mistralai`, in any of its languages.
+fn is_mistral_client(user_agent: &str) -> bool {
+    let agent = user_agent.to_ascii_lowercase();
+    // Speakeasy generates clients for others too; Mistral's name their package.
+    agent.contains("mistral-client-python")
         || (agent.contains("speakeasy-sdk/") && agent.contains("mistral"))
 }
 
@@ -150,5 +166,19 @@ mod tests {
         let mut origin = origin("Mistral-Vibe/3.0.3");
         origin.dialect = Some(Dialect::OpenAi);
         assert_eq!(manner(&origin, "{}").dialect, Dialect::OpenAi);
+    }
+
+    #[test]
+    fn only_mistral_s_own_client_has_a_status_of_its_own_for_fields() {
+        let status = |origin: &Origin| {
+            unread(ApiError::invalid("top_p", "top_p: no"), origin).status().as_u16()
+        };
+        let mut client = origin("speakeasy-sdk/python 3.7.0 2.935.1 1.0.0 mistralai");
+        assert_eq!(status(&client), 422);
+        client.dialect = Some(Dialect::OpenAi);
+        assert_eq!(status(&client), 400);
+        for agent in ["Mistral-Vibe/3.0.3", "OpenAI/Python 3.51.0", ""] {
+            assert_eq!(status(&origin(agent)), 400);
+        }
     }
 }

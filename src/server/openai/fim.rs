@@ -5,8 +5,10 @@ use axum::response::{IntoResponse, Response};
 
 use super::answer::Answer;
 use super::chat;
-use super::dialect::Manner;
-use crate::server::http::{ApiError, RequestId};
+use super::dialect::{self, Manner};
+use super::wire::Head;
+use crate::chat::format_from_fields;
+use crate::server::http::ApiError;
 use crate::server::request::{Asked, Document, Source, fields, start, work};
 use crate::server::{Dialect, SharedApp};
 use crate::tokenizer::{TokenId, Tokenizer};
@@ -23,14 +25,15 @@ async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError
         let fields = document.fields()?;
         let prompt = fields.need("prompt")?.text()?;
         let suffix = fields::text(&fields, "suffix")?.unwrap_or_default();
-        Ok((Asked::openai_fim(&fields, &reader)?, encode(&reader.tokenizer, &prompt, &suffix)?))
+        let tokens = encode(&reader.tokenizer, &prompt, &suffix)?;
+        let source = Source::Text(tokens, format_from_fields(&fields)?);
+        Ok((Asked::openai_fim(&fields, &reader)?, source))
     };
-    let (asked, tokens) = work(&origin.request_id, read).await?;
-    let generation = start(&app, &origin, Source::Tokens(tokens), &asked).await?;
+    let read = work(&origin.request_id, read).await;
+    let (asked, source) = read.map_err(|error| dialect::unread(error, &origin))?;
+    let generation = start(&app, &origin, source, &asked).await?;
     let answer = Answer {
-        id: format!("chatcmpl-{}", RequestId::new().as_str()),
-        created: generation.created,
-        model: asked.model,
+        head: Head::new("chatcmpl-", generation.created, asked.model),
         manner: Manner { dialect: Dialect::Mistral, whole_calls: false },
         n: asked.n,
         has_usage_chunk: false,

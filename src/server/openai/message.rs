@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::answer::{Answer, Detail, Part, WireCall};
-use super::wire::{ChatLogprobs, FINGERPRINT, Timings, WireUsage, finish_name};
+use super::wire::{ChatLogprobs, finish_name};
 use crate::chat::{
     AssistantMessage, ContentChunk, FinishReason, ReplyCollector, ReplyEvent, ToolCall,
 };
@@ -21,18 +21,6 @@ pub(super) struct ChatBody {
 struct Gathered {
     reply: ReplyCollector,
     tokens: Vec<ScoredToken>,
-}
-
-#[derive(Serialize)]
-struct WireBody<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    system_fingerprint: &'static str,
-    choices: Vec<WireChoice<'a>>,
-    usage: WireUsage,
-    timings: Timings,
 }
 
 #[derive(Serialize)]
@@ -88,16 +76,8 @@ impl ChatBody {
         let ChatBody { answer, choices } = self;
         let said: Vec<Said> = choices.into_iter().map(Said::new).collect();
         let choice = |(index, said)| WireChoice::new(index, said, &answer, tokenizer);
-        let body = WireBody {
-            id: &answer.id,
-            object: "chat.completion",
-            created: answer.created,
-            model: &answer.model,
-            system_fingerprint: FINGERPRINT,
-            choices: said.iter().enumerate().map(choice).collect(),
-            usage: WireUsage::new(usage),
-            timings: Timings::new(usage),
-        };
+        let choices: Vec<WireChoice<'_>> = said.iter().enumerate().map(choice).collect();
+        let body = answer.head.piece("chat.completion", &choices, Some(usage));
         serde_json::to_string(&body).expect("our answers have string keys only")
     }
 }

@@ -13,7 +13,7 @@ use super::chunks::ChatStream;
 use super::dialect::Manner;
 use super::message::ChatBody;
 use super::text::{TextAnswer, TextWriter};
-use super::wire::FINGERPRINT;
+use super::wire::{FINGERPRINT, Head};
 
 const USAGE: &str = r#""usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12,"prompt_tokens_details":{"cached_tokens":4,"image_tokens":1},"completion_tokens_details":{"reasoning_tokens":2},"prompt_cache_hit_tokens":4,"prompt_cache_miss_tokens":3,"cache_read_input_tokens":4}"#;
 const TIMINGS: &str = r#""timings":{"cache_n":4,"prompt_n":3,"prompt_ms":500.0,"prompt_per_token_ms":166.667,"prompt_per_second":6.0,"predicted_n":5,"predicted_ms":2000.0,"predicted_per_token_ms":500.0,"predicted_per_second":2.0}"#;
@@ -22,11 +22,13 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_gguf(&crate::model::builtin()).unwrap()
 }
 
+fn head(id: &str) -> Head {
+    Head { id: id.to_owned(), created: 1_700_000_000, model: "m".to_owned() }
+}
+
 fn answer(dialect: Dialect) -> Answer {
     Answer {
-        id: "chatcmpl-1".to_owned(),
-        created: 1_700_000_000,
-        model: "m".to_owned(),
+        head: head("chatcmpl-1"),
         manner: Manner { dialect, whole_calls: false },
         n: 1,
         has_usage_chunk: false,
@@ -320,9 +322,7 @@ fn content_without_words_is_null_for_calls_and_empty_otherwise() {
 
 fn text_writer(echoes: &[&str], n: usize, tokenizer: &Tokenizer) -> TextWriter {
     let answer = TextAnswer {
-        id: "cmpl-1".to_owned(),
-        created: 1_700_000_000,
-        model: "m".to_owned(),
+        head: head("cmpl-1"),
         echoes: echoes.iter().map(|&echo| echo.to_owned()).collect(),
         n,
         has_usage_chunk: false,

@@ -5,22 +5,18 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::wire::{DONE, FINGERPRINT, Timings, WireUsage};
-use super::wire::{finish_name, finite, push_event, push_failure, token_text};
+use super::wire::{DONE, Head, finish_name, push_event, push_failure};
 use crate::chat::{FinishReason, ReplyEvent};
 use crate::server::http::ApiError;
+use crate::server::logprobs::{finite, token_text};
 use crate::server::request::{ReplyItem, ScoredToken, Usage};
 use crate::tokenizer::{Tokenizer, Utf8Stream};
 
 /// One answer.
 #[derive(Debug, Clone)]
 pub(super) struct TextAnswer {
-    /// Its name, `cmpl-` and digits.
-    pub(super) id: String,
-    /// Seconds since 1970.
-    pub(super) created: u64,
-    /// The model's name as the client wrote it.
-    pub(super) model: String,
+    /// What is the same in all its pieces.
+    pub(super) head: Head,
     /// Prompts, each with what stands before its replies: itself, or nothing.
     pub(super) echoes: Vec<String>,
     /// Replies to each prompt.
@@ -52,19 +48,7 @@ struct Choice {
     utf8: Utf8Stream,
 }
 
-#[derive(Serialize)]
-struct WireAnswer<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    system_fingerprint: &'static str,
-    choices: Vec<WireChoice<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<WireUsage>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timings: Option<Timings>,
-}
+const OBJECT: &str = "text_completion";
 
 #[derive(Serialize)]
 struct WireChoice<'a> {
@@ -132,8 +116,7 @@ impl TextWriter {
         let choices = choices.iter_mut().enumerate();
         let choices =
             choices.map(|(index, choice)| choice.wire(index, tokenizer)).collect::<Vec<_>>();
-        let usage = Some(&self.usage);
-        serde_json::to_string(&self.wire(choices, usage))
+        serde_json::to_string(&self.answer.head.piece(OBJECT, &choices, Some(&self.usage)))
             .expect("our answers have string keys only")
     }
 
@@ -181,25 +164,12 @@ impl TextWriter {
     fn write(&mut self, index: Option<usize>, usage: Option<&Usage>, out: &mut String) {
         let mut choices = std::mem::take(&mut self.choices);
         let choice = index.map(|index| choices[index].wire(index, &self.tokenizer));
-        push_event(&self.wire(choice.into_iter().collect(), usage), out);
+        push_event(&self.answer.head.piece(OBJECT, choice.as_slice(), usage), out);
         if let Some(index) = index {
             choices[index].text.clear();
             choices[index].tokens.clear();
         }
         self.choices = choices;
-    }
-
-    fn wire<'a>(&'a self, choices: Vec<WireChoice<'a>>, usage: Option<&Usage>) -> WireAnswer<'a> {
-        WireAnswer {
-            id: &self.answer.id,
-            object: "text_completion",
-            created: self.answer.created,
-            model: &self.answer.model,
-            system_fingerprint: FINGERPRINT,
-            choices,
-            usage: usage.map(WireUsage::new),
-            timings: usage.map(Timings::new),
-        }
     }
 }
 

@@ -1,13 +1,14 @@
-//! The parts that chat completions and plain completions share on the wire: usage, timings, probabilities
-//! of tokens, and the frame of an event.
+//! The parts that chat completions and plain completions share on the wire: what is around the choices, usage,
+//! timings, probabilities of tokens, and the frame of an event.
 
 use serde::Serialize;
 
 use crate::chat::FinishReason;
 use crate::scheduler::Spent;
-use crate::server::http::ApiError;
+use crate::server::http::{ApiError, RequestId};
+use crate::server::logprobs::WireToken;
 use crate::server::request::{ScoredToken, Usage};
-use crate::tokenizer::{TokenId, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// Tells answers of different builds apart.
 pub(super) const FINGERPRINT: &str = concat!("gust-", env!("CARGO_PKG_VERSION"));
@@ -15,8 +16,57 @@ pub(super) const FINGERPRINT: &str = concat!("gust-", env!("CARGO_PKG_VERSION"))
 /// The last event of a stream that went well.
 pub(super) const DONE: &str = "data: [DONE]\n\n";
 
-/// What JSON has instead of minus infinity, as with OpenAI.
-const LEAST_LOGPROB: f32 = -9999.0;
+/// What is the same in all pieces of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The answer's name.
+    pub(super) id: String,
+    /// Seconds since 1970.
+    pub(super) created: u64,
+    /// The model's name as the client wrote it.
+    pub(super) model: String,
+}
+
+impl Head {
+    /// A new answer's; its name is `prefix` and digits.
+    pub(super) fn new(prefix: &str, created: u64, model: String) -> Self {
+        Head { id: format!("{prefix}{}", RequestId::new().as_str()), created, model }
+    }
+
+    /// A piece of the answer, or all of it.
+    pub(super) fn piece<'a, C>(
+        &'a self,
+        object: &'static str,
+        choices: &'a [C],
+        usage: Option<&Usage>,
+    ) -> Piece<'a, C> {
+        Piece {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            system_fingerprint: FINGERPRINT,
+            choices,
+            usage: usage.map(WireUsage::new),
+            timings: usage.map(Timings::new),
+        }
+    }
+}
+
+/// What answers and their chunks have around the choices.
+#[derive(Debug, Serialize)]
+pub(super) struct Piece<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: &'static str,
+    choices: &'a [C],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<WireUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<Timings>,
+}
 
 /// Appends an event. Clients need the space after the colon.
 pub(super) fn push_event<T: Serialize + ?Sized>(data: &T, out: &mut String) {
@@ -132,43 +182,10 @@ pub(super) struct ChatLogprobs<'a> {
     refusal: Option<()>,
 }
 
-#[derive(Debug, Serialize)]
-struct WireToken<'a> {
-    #[serde(flatten)]
-    chosen: OneToken<'a>,
-    top_logprobs: Vec<OneToken<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct OneToken<'a> {
-    token: std::borrow::Cow<'a, str>,
-    logprob: f32,
-    bytes: &'a [u8],
-}
-
 impl<'a> ChatLogprobs<'a> {
     /// Writes them; `None` if there are none, which is `null`.
     pub(super) fn new(tokens: &[ScoredToken], tokenizer: &'a Tokenizer) -> Option<Self> {
-        let token = |id: TokenId, logprob: f32| OneToken {
-            token: token_text(id, tokenizer),
-            logprob: finite(logprob),
-            bytes: tokenizer.token_bytes(id),
-        };
-        let wire = |scored: &ScoredToken| WireToken {
-            chosen: token(scored.id, scored.logprobs.chosen),
-            top_logprobs: scored.logprobs.top.iter().map(|&(id, p)| token(id, p)).collect(),
-        };
-        (!tokens.is_empty())
-            .then(|| ChatLogprobs { content: tokens.iter().map(wire).collect(), refusal: None })
+        let content = || tokens.iter().map(|scored| WireToken::new(scored, tokenizer)).collect();
+        (!tokens.is_empty()).then(|| ChatLogprobs { content: content(), refusal: None })
     }
-}
-
-/// A token's text. Pieces of characters are U+FFFD: whoever needs them has the bytes.
-pub(super) fn token_text(id: TokenId, tokenizer: &Tokenizer) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(tokenizer.token_bytes(id))
-}
-
-/// A log-probability that JSON can hold.
-pub(super) fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() { logprob } else { LEAST_LOGPROB }
 }

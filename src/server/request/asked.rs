@@ -57,6 +57,7 @@ impl Default for Asked {
             stream: false,
             sampling: SamplingWishes::default(),
             n_max: None,
+            n_min: 0,
             stop: Vec::new(),
             n: 1,
             n_logprobs: None,
@@ -70,13 +71,13 @@ impl Asked {
     /// Reads a chat completion's fields. The budget of reasoning is the conversation reader's:
     /// `Reading::options` has it.
     pub(crate) fn openai(fields: &Fields<'_>, app: &App) -> Result<Self, ApiError> {
-        note_unknown(fields, &[READ, ACCEPTED, CHAT], app);
+        note_unknown(fields, &[READ, ACCEPTED, FORM, CHAT], app);
         Self::chat(fields, app)
     }
 
     /// The same for text with a gap, whose answer is a chat completion.
     pub(crate) fn openai_fim(fields: &Fields<'_>, app: &App) -> Result<Self, ApiError> {
-        note_unknown(fields, &[READ, ACCEPTED, CHAT, TEXT], app);
+        note_unknown(fields, &[READ, ACCEPTED, FORM, FIM], app);
         Self::chat(fields, app)
     }
 
@@ -88,7 +89,7 @@ impl Asked {
 
     /// The same for completions of plain text, where `logprobs` is a number.
     pub(crate) fn openai_text(fields: &Fields<'_>, app: &App) -> Result<Self, ApiError> {
-        note_unknown(fields, &[READ, ACCEPTED, TEXT], app);
+        note_unknown(fields, &[READ, ACCEPTED, FORM, TEXT], app);
         let asked = common(fields, app)?;
         if fields::whole(fields, "best_of", 1..=u64::MAX)?.is_some_and(|n| n != asked.n as u64) {
             let problem = "more replies than n are not written to choose from; leave it out";
@@ -105,13 +106,13 @@ fn common(fields: &Fields<'_>, app: &App) -> Result<Asked, ApiError> {
     if !stream && fields.get("stream_options").is_some() {
         return Err(fault("stream_options", "only a stream has options; set stream to true"));
     }
-    // It never ends a reply too early, because nothing ends one before the model does.
-    fields::whole(fields, "min_tokens", 0..=MAX_TOKENS)?;
+    let n_max = n_max(fields)?;
     Ok(Asked {
         model: model(fields, app)?,
         stream,
         sampling: sampling(fields, app)?,
-        n_max: n_max(fields)?,
+        n_max,
+        n_min: n_min(fields, n_max)?,
         stop: fields::stops(fields, "stop")?,
         n: n_replies(fields, app)?,
         ..Asked::default()
@@ -149,6 +150,16 @@ fn n_max(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
     let limit = |name| fields::whole(fields, name, 1..=MAX_TOKENS);
     let (old, new) = ("max_tokens", "max_completion_tokens");
     Ok(agreed((old, limit(old)?), (new, limit(new)?))?.map(|n| n as u32))
+}
+
+fn n_min(fields: &Fields<'_>, n_max: Option<u32>) -> Result<u32, ApiError> {
+    let n_min = fields::whole(fields, "min_tokens", 0..=MAX_TOKENS)?.map_or(0, |n| n as u32);
+    match n_max.filter(|&n_max| n_min > n_max) {
+        Some(n_max) => {
+            Err(fault("min_tokens", &format!("{n_min}, but at most {n_max} are written")))
+        }
+        None => Ok(n_min),
+    }
 }
 
 fn n_replies(fields: &Fields<'_>, app: &App) -> Result<usize, ApiError> {
@@ -258,6 +269,21 @@ const ACCEPTED: &[&str] = &[
     "store",
 ];
 
+/// The names under which servers take the form of an answer.
+const FORM: &[&str] = &[
+    "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "json_schema",
+    "output_config",
+    "output_format",
+    "response_format",
+    "structured_outputs",
+    "text",
+];
+
 /// Fields of chats only; the conversation's reader takes most of them.
 const CHAT: &[&str] = &[
     "audio",
@@ -268,27 +294,16 @@ const CHAT: &[&str] = &[
     "enable_thinking",
     "function_call",
     "functions",
-    "grammar",
-    "guided_choice",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
     "include_reasoning",
-    "json_schema",
     "messages",
     "modalities",
-    "output_config",
-    "output_format",
     "parallel_tool_calls",
     "prediction",
     "prompt_logprobs",
     "prompt_mode",
     "reasoning",
     "reasoning_effort",
-    "response_format",
-    "structured_outputs",
     "system",
-    "text",
     "thinking",
     "tool_choice",
     "tools",
@@ -299,6 +314,9 @@ const CHAT: &[&str] = &[
 
 /// Fields of texts only.
 const TEXT: &[&str] = &["best_of", "echo", "prompt", "suffix"];
+
+/// Fields of texts with a gap only.
+const FIM: &[&str] = &["prompt", "suffix", "top_logprobs"];
 
 #[cfg(test)]
 mod tests {
@@ -351,6 +369,7 @@ mod tests {
             ("random_seed", "0.5"),
             ("max_tokens", "0 -1 1.5 2147483648 4294967297"),
             ("max_completion_tokens", "0 -1 1.5 2147483648"),
+            ("min_tokens", "-1 1.5 2147483648"),
             ("n", "0 -1 5 1e9 1.5"),
             ("top_logprobs", "-1 21 1e9 1.5 3"),
         ] {
@@ -367,7 +386,7 @@ mod tests {
             r#"{"model":"mistralai/Mistral-Medium-3.5","stream":true,"stream_options":{},
             "temperature":0,"top_k":5.0,"top_p":1,"min_p":0.1,"repetition_penalty":1.1,
             "frequency_penalty":-2,"presence_penalty":2,"logit_bias":{"7":-100,"3":1.5,"9":null},
-            "seed":-1,"random_seed":-1,"max_tokens":5.0,"max_completion_tokens":5,"stop":["a","ab"],
+            "seed":-1,"random_seed":-1,"max_tokens":5.0,"max_completion_tokens":5,"min_tokens":3,"stop":["a","ab"],
             "n":4,"logprobs":true,"top_logprobs":20,"parallel_tool_calls":false}"#,
         )
         .unwrap();
@@ -387,6 +406,7 @@ mod tests {
             stream: true,
             sampling,
             n_max: Some(5),
+            n_min: 3,
             stop: vec!["a".to_owned(), "ab".to_owned()],
             n: 4,
             n_logprobs: Some(20),
@@ -423,6 +443,9 @@ mod tests {
             ("[]", "logit_bias"),
             (r#"{"abc":1}"#, "logit_bias.abc"),
             (r#"{"-7":1}"#, "logit_bias.-7"),
+            (r#"{"+5":1}"#, "logit_bias.+5"),
+            (r#"{"05":1}"#, "logit_bias.05"),
+            (r#"{" 5":1}"#, "logit_bias. 5"),
             (r#"{"100000000":1}"#, "logit_bias.100000000"),
             (r#"{"5":1e39}"#, "logit_bias.5"),
             (r#"{"5":-101}"#, "logit_bias.5"),
@@ -438,6 +461,7 @@ mod tests {
     fn fields_that_contradict_or_cannot_be_met_are_named() {
         for (body, param) in [
             (r#"{"max_tokens":5,"max_completion_tokens":6}"#, "max_completion_tokens"),
+            (r#"{"max_tokens":5,"min_tokens":6}"#, "min_tokens"),
             (r#"{"seed":5,"random_seed":6}"#, "random_seed"),
             (r#"{"stream_options":{"include_usage":true}}"#, "stream_options"),
             (r#"{"logprobs":false,"top_logprobs":2}"#, "top_logprobs"),
@@ -493,7 +517,7 @@ mod tests {
     fn value() -> impl Strategy<Value = serde_json::Value> {
         use serde_json::{Value, json};
         let names: Vec<&str> =
-            READ.iter().chain(ACCEPTED).chain(CHAT).chain(TEXT).copied().collect();
+            [READ, ACCEPTED, FORM, CHAT, TEXT].into_iter().flatten().copied().collect();
         let name = prop_oneof![
             4 => proptest::sample::select(names).prop_map(str::to_owned),
             1 => ".{0,8}",

@@ -148,7 +148,7 @@ impl Pictures {
         self.n += 1;
         if self.n > MAX_IMAGES {
             let problem = format!("the request has more than {MAX_IMAGES} pictures");
-            return self.refuse(ErrorKind::InvalidRequest, problem);
+            return self.refuse(ErrorKind::InvalidImage, problem);
         }
         let image = match fetch::is_remote(url) {
             true => self.fetch(url)?,
@@ -174,12 +174,12 @@ impl Pictures {
         let end = *self.end.get_or_insert_with(|| Instant::now() + FETCHING);
         if Instant::now() >= end {
             let problem = format!("pictures take more than {} s to fetch", FETCHING.as_secs());
-            return self.refuse(ErrorKind::InvalidRequest, problem);
+            return self.refuse(ErrorKind::InvalidImage, problem);
         }
         let rule = &self.rule;
         match self.turn.leave(|| fetch::fetch(url, rule)) {
             Ok(bytes) => Image::decode(bytes),
-            Err(problem) => self.refuse(ErrorKind::InvalidRequest, problem),
+            Err(problem) => self.refuse(ErrorKind::InvalidImage, problem),
         }
     }
 
@@ -240,7 +240,11 @@ mod tests {
             ("http://169.254.169.254/", "not fetched"),
         ] {
             let error = read(&images(&[PNG, url])).await.unwrap_err();
-            assert_eq!(error.kind, ErrorKind::InvalidRequest);
+            assert_eq!(
+                (error.kind, error.code()),
+                (ErrorKind::InvalidImage, Some("invalid_image"))
+            );
+            assert_eq!(error.status().as_u16(), 400);
             assert_eq!(error.param.as_deref(), Some("messages[0].content[1].image_url.url"));
             assert!(error.message.contains(expected), "{}", error.message);
         }

@@ -23,13 +23,15 @@ const MAX_SHOWN: usize = 40;
 
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
-        let param = match &error {
-            RequestError::Field { place, .. } | RequestError::Image { place, .. } => {
-                Some(place.clone()).filter(|place| !place.is_empty())
+        let (kind, place) = match &error {
+            RequestError::Field { place, .. } => (ErrorKind::InvalidRequest, place.as_str()),
+            RequestError::Image { place, .. } | RequestError::Images { place, .. } => {
+                (ErrorKind::InvalidImage, place.as_str())
             }
-            RequestError::Json(_) | RequestError::TooDeep { .. } => None,
+            RequestError::Json(_) | RequestError::TooDeep { .. } => (ErrorKind::InvalidRequest, ""),
         };
-        ApiError::new(ErrorKind::InvalidRequest, error.to_string()).about(param)
+        let param = Some(place.to_owned()).filter(|place| !place.is_empty());
+        ApiError::new(kind, error.to_string()).about(param)
     }
 }
 
@@ -131,6 +133,8 @@ pub(crate) fn logit_bias(
     let mut found = Vec::with_capacity(n);
     for key in biases.names() {
         let id = key.parse::<TokenId>().ok().filter(|&id| (id as usize) < n_vocab);
+        // "+5" and "05" are not how an id is spelt; beside "5" they would count twice.
+        let id = id.filter(|id| id.to_string() == key);
         let Some(id) = id else {
             let place = biases.place_of(&shown(key));
             let problem = format!("not the id of a token, expected 0 to {}", n_vocab - 1);

@@ -20,7 +20,7 @@ use super::plan::{Encoded, Plan};
 use super::queue::Place;
 use super::record::{Outcome, Record};
 use super::relay::{Relay, lost};
-use super::{Asked, Origin, ReplyItem, Source};
+use super::{Asked, Origin, ReplyItem, Source, Usage};
 use crate::server::SharedApp;
 use crate::server::http::{ApiError, ErrorKind};
 use crate::worker::{
@@ -50,6 +50,15 @@ impl Generation {
     /// The next piece; `None` after the last.
     pub(crate) async fn next(&mut self) -> Option<ReplyItem> {
         self.items.recv().await
+    }
+
+    /// The next piece, where the last was not there yet: a failure if none comes.
+    pub(crate) async fn expect_next(&mut self) -> ReplyItem {
+        let broken_off = || {
+            let error = ApiError::new(ErrorKind::Engine, "the reply broke off");
+            ReplyItem::Failed(error, Usage::default())
+        };
+        self.next().await.unwrap_or_else(broken_off)
     }
 }
 
@@ -443,7 +452,7 @@ mod tests {
     async fn without_a_worker_requests_are_refused_and_leave_the_queue() {
         let app = App::for_tests(Config::default());
         let origin = Origin::for_tests("/v1/completions");
-        let source = Source::Tokens(vec![1]);
+        let source = Source::Text(vec![1], crate::chat::ResponseFormat::Text);
         let asked = Asked::default();
         let error = start(&app, &origin, source.clone(), &asked).await.unwrap_err();
         assert_eq!(error.status().as_u16(), 503);

@@ -19,7 +19,7 @@ pub(crate) use generation::{Generation, count, start};
 pub(crate) use queue::Queue;
 pub(crate) use record::refused;
 
-use crate::chat::{ChatRequest, ReplyEvent};
+use crate::chat::{ChatRequest, ReplyEvent, ResponseFormat};
 use crate::scheduler::{Logprobs, Spent, Start};
 use crate::tokenizer::TokenId;
 
@@ -37,6 +37,8 @@ pub(crate) struct Asked {
     pub(crate) sampling: SamplingWishes,
     /// Most tokens of the reply.
     pub(crate) n_max: Option<u32>,
+    /// Tokens before which the model may not end the reply; a stop string may.
+    pub(crate) n_min: u32,
     /// Strings before which the reply ends.
     pub(crate) stop: Vec<String>,
     /// Replies to the same prompt, at least 1.
@@ -69,8 +71,8 @@ pub(crate) struct SamplingWishes {
 pub(crate) enum Source {
     /// A conversation, not yet normalised.
     Chat(Box<ChatRequest>),
-    /// Token ids, starting with `<s>`: plain text, or text with a gap to fill.
-    Tokens(Vec<TokenId>),
+    /// Token ids, starting with `<s>`: plain text, or text with a gap to fill; and the form of what is written.
+    Text(Vec<TokenId>, ResponseFormat),
 }
 
 /// A token that was chosen, with its probabilities.

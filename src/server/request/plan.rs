@@ -41,17 +41,25 @@ impl Plan {
         asked: &Asked,
         facts: &ModelFacts,
     ) -> Result<Self, ApiError> {
+        let text_rules = match &source {
+            Source::Text(_, format) => chat::text_rules(format)?,
+            Source::Chat(_) => None,
+        };
         let Encoded { prompt, request, declared, mut notes } = Encoded::of(app, source, facts)?;
-        let n_max = limit(app, asked, facts, prompt.tokens.len())?;
-        let (mut rules, mut effort) = (None, ReasoningEffort::None);
-        if let Some(request) = &request {
-            let (reasoning_budget, single_call) = (asked.reasoning_budget, asked.single_call);
-            let limits = ReplyLimits { reasoning_budget, single_call };
-            rules = chat::reply_rules(request, &app.format, &app.tokenizer, limits)?;
-            effort = request.reasoning_effort;
-        }
+        let place = if request.is_some() { "messages" } else { "prompt" };
+        let n_max = limit(app, asked, facts, prompt.tokens.len(), place)?;
+        let (rules, effort) = match &request {
+            Some(request) => {
+                let (reasoning_budget, single_call) = (asked.reasoning_budget, asked.single_call);
+                let limits = ReplyLimits { reasoning_budget, single_call };
+                let rules = chat::reply_rules(request, &app.format, &app.tokenizer, limits)?;
+                (rules, request.reasoning_effort)
+            }
+            None => (text_rules, ReasoningEffort::None),
+        };
         notes.extend(rules.iter().flat_map(|rules| rules.notes.iter().cloned()));
-        let sampling = sampling(&asked.sampling, effort);
+        let late_end = (asked.n_min > 0).then_some((app.tokenizer.eos(), asked.n_min));
+        let sampling = SamplingParams { late_end, ..sampling(&asked.sampling, effort) };
         sampling.check(app.tokenizer.n_vocab())?;
         Ok(Plan { prompt, rules, sampling, n_max, notes, declared, request })
     }
@@ -84,7 +92,7 @@ impl Encoded {
     pub(super) fn of(app: &App, source: Source, facts: &ModelFacts) -> Result<Self, ApiError> {
         let request = match source {
             Source::Chat(request) => request,
-            Source::Tokens(tokens) => {
+            Source::Text(tokens, _) => {
                 check_tokens(&tokens, app.tokenizer.n_vocab())?;
                 let prompt = Prompt { tokens, images: Vec::new() };
                 let (declared, notes) = (HashMap::new(), Vec::new());
@@ -135,11 +143,17 @@ fn check_blind(request: &ChatRequest) -> Result<(), ApiError> {
     }
 }
 
-/// Tokens that a reply may have.
-fn limit(app: &App, asked: &Asked, facts: &ModelFacts, n_prompt: usize) -> Result<usize, ApiError> {
+/// Tokens that a reply may have to the prompt that stands in field `place`.
+fn limit(
+    app: &App,
+    asked: &Asked,
+    facts: &ModelFacts,
+    n_prompt: usize,
+    place: &str,
+) -> Result<usize, ApiError> {
     let n_free = facts.n_ctx.saturating_sub(n_prompt);
     if n_free == 0 {
-        return Err(ApiError::context_length(n_prompt, facts.n_ctx));
+        return Err(ApiError::context_length(n_prompt, facts.n_ctx, place));
     }
     let limits = [asked.n_max, app.config.n_max];
     Ok(limits.into_iter().flatten().map(|n| n as usize).fold(n_free, usize::min).max(1))
@@ -160,6 +174,7 @@ fn sampling(wishes: &SamplingWishes, effort: ReasoningEffort) -> SamplingParams 
         frequency_penalty: wishes.frequency_penalty.unwrap_or(0.0),
         presence_penalty: wishes.presence_penalty.unwrap_or(0.0),
         logit_bias: wishes.logit_bias.clone(),
+        late_end: None,
         seed: wishes.seed,
     }
 }
@@ -292,8 +307,31 @@ mod tests {
         assert_eq!(empty.as_deref(), Some("messages"));
         let app = App::for_tests(Config::default());
         for tokens in [vec![], vec![100_000_000]] {
-            let planned = Plan::of(&app, Source::Tokens(tokens), &Asked::default(), &facts(100));
+            let source = Source::Text(tokens, ResponseFormat::Text);
+            let planned = Plan::of(&app, source, &Asked::default(), &facts(100));
             assert_eq!(planned.unwrap_err().param.as_deref(), Some("prompt"));
         }
+        let source = Source::Text(vec![app.tokenizer.bos(); 9], ResponseFormat::Text);
+        let error = Plan::of(&app, source, &Asked::default(), &facts(9)).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::ContextLength { n_prompt: 9, n_ctx: 9 });
+        assert_eq!(error.param.as_deref(), Some("prompt"));
+    }
+
+    #[test]
+    fn a_text_has_its_form_and_its_least_length() {
+        let app = App::for_tests(Config::default());
+        let tokens = vec![app.tokenizer.bos()];
+        let planned = |format, n_min| {
+            let asked = Asked { n_min, ..Asked::default() };
+            Plan::of(&app, Source::Text(tokens.clone(), format), &asked, &facts(100))
+        };
+        let free = planned(ResponseFormat::Text, 0).unwrap();
+        assert!(free.rules.is_none() && free.sampling.late_end.is_none());
+        let held = planned(ResponseFormat::JsonObject, 5).unwrap();
+        assert!(held.rules.is_some_and(|rules| !rules.may_reason && rules.calls.is_none()));
+        assert_eq!(held.sampling.late_end, Some((app.tokenizer.eos(), 5)));
+        let broken = ResponseFormat::JsonSchema("{\"type\": 5}".to_owned());
+        let error = planned(broken, 0).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("response_format.json_schema.schema"));
     }
 }

@@ -7,15 +7,13 @@
 use serde_json::{Value, json};
 
 use crate::chat::ClientTool;
+use crate::server::logprobs::WireToken;
 use crate::server::request::ScoredToken;
-use crate::tokenizer::{TokenId, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// Stands for the encrypted reasoning that stateless clients ask for: several give reasoning back only if it
 /// has some. Nothing is in it, because the summary is the reasoning.
 const NOTHING_ENCRYPTED: &str = "c3VtbWFyeQ==";
-
-/// What JSON has instead of minus infinity, as with OpenAI.
-const LEAST_LOGPROB: f32 = -9999.0;
 
 /// An item that is being written or is complete.
 #[derive(Debug)]
@@ -122,15 +120,5 @@ impl Item {
 
 /// Probabilities of tokens.
 pub(super) fn logprobs(tokens: &[ScoredToken], tokenizer: &Tokenizer) -> Vec<Value> {
-    let one = |id: TokenId, logprob: f32| {
-        let bytes = tokenizer.token_bytes(id);
-        let logprob = if logprob.is_finite() { logprob } else { LEAST_LOGPROB };
-        json!({"token": String::from_utf8_lossy(bytes), "logprob": logprob, "bytes": bytes})
-    };
-    let scored = |token: &ScoredToken| {
-        let mut wire = one(token.id, token.logprobs.chosen);
-        wire["top_logprobs"] = token.logprobs.top.iter().map(|&(id, p)| one(id, p)).collect();
-        wire
-    };
-    tokens.iter().map(scored).collect()
+    tokens.iter().map(|token| json!(WireToken::new(token, tokenizer))).collect()
 }

@@ -16,18 +16,18 @@ use serde_json::json;
 
 use self::answer::{Answer, Head};
 use super::SharedApp;
-use super::http::{self, ApiError, ErrorKind, RequestId};
-use super::request::{self, Asked, Document, Generation, ReplyItem, Source, Usage};
+use super::http::{self, ApiError, RequestId};
+use super::request::{self, Asked, Document, Generation, Source};
 use crate::chat::Reading;
 
 /// `POST /v1/responses`.
 pub(crate) async fn create(State(app): State<SharedApp>, request: Request) -> Response {
-    answer(app, request).await.unwrap_or_else(IntoResponse::into_response)
+    answer(app, request).await.unwrap_or_else(|error| of_input(error).into_response())
 }
 
 /// `POST /v1/responses/input_tokens`.
 pub(crate) async fn input_tokens(State(app): State<SharedApp>, request: Request) -> Response {
-    count(app, request).await.unwrap_or_else(IntoResponse::into_response)
+    count(app, request).await.unwrap_or_else(|error| of_input(error).into_response())
 }
 
 async fn answer(app: SharedApp, request: Request) -> Result<Response, ApiError> {
@@ -75,7 +75,7 @@ fn events(
                 return Some((begin, (None, generation, answer)));
             }
             while !answer.is_over() {
-                let item = generation.next().await.unwrap_or_else(broken_off);
+                let item = generation.expect_next().await;
                 let events = answer.take(item, &app.tokenizer);
                 if !events.is_empty() {
                     return Some((events, (None, generation, answer)));
@@ -92,7 +92,7 @@ async fn whole(
     mut answer: Answer,
 ) -> Result<Response, ApiError> {
     while !answer.is_over() {
-        let item = generation.next().await.unwrap_or_else(broken_off);
+        let item = generation.expect_next().await;
         answer.take(item, &app.tokenizer);
     }
     match answer.error() {
@@ -101,10 +101,12 @@ async fn whole(
     }
 }
 
-/// What follows where nothing came.
-fn broken_off() -> ReplyItem {
-    let error = ApiError::new(ErrorKind::Engine, "the reply broke off");
-    ReplyItem::Failed(error, Usage::default())
+/// What only shows when the prompt is written is told of messages, which this protocol has not.
+fn of_input(mut error: ApiError) -> ApiError {
+    if error.param.as_ref().is_some_and(|param| param.starts_with("messages")) {
+        error.param = Some("input".to_owned());
+    }
+    error
 }
 
 async fn count(app: SharedApp, request: Request) -> Result<Response, ApiError> {

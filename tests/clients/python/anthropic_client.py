@@ -108,7 +108,8 @@ def _overflow():
 
 
 def _model():
-    expect(anthropic.APIStatusError, lambda: _create(model=WRONG_MODEL), lambda e: e.status_code in (400, 404))
+    expect(anthropic.NotFoundError, lambda: _create(model=WRONG_MODEL))
+    expect(anthropic.NotFoundError, lambda: _client().models.retrieve(WRONG_MODEL))
 
 
 def _key():
