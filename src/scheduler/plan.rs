@@ -1,15 +1,14 @@
 //! Who gets how many tokens of the next pass. Pure functions of what replies want.
 //!
 //! Whoever writes gets a token in every pass. Prompts share what is left, and while somebody writes no more
-//! than makes the pass three times as long, or what the number of those who wait is worth. Short prompts go first, as that lets most replies begin soonest, but the
+//! than makes the pass twice as long, or what the number of those who wait is worth. Short prompts go first, as that lets most replies begin soonest, but the
 //! oldest has half, so that it isn't passed by for ever.
 
 use crate::engine::N_BATCH;
 
-/// How much longer than without prompts they may make a pass while somebody writes.
-const PREFILL_SHARE: f64 = 2.0;
-/// Seconds that each prompt may add in any case: one reader's pause is another's wait for the first token.
-const PROMPT_SECONDS: f64 = 0.01;
+/// Seconds that each prompt may add to a pass while somebody writes, however short the pass is without: one
+/// reader's pause is another's wait for the first token.
+const PROMPT_SECONDS: f64 = 0.005;
 /// Seconds that all prompts together may add: a longer pause is noticed.
 const PREFILL_SECONDS: f64 = 0.2;
 /// Seconds that a pass may take where nobody writes: whoever comes meanwhile waits for its end.
@@ -26,6 +25,7 @@ const NEWEST: f64 = 0.25;
 /// How fast prompts are read.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
+    /// That a prompt's token adds to a pass.
     seconds_per_token: Option<f64>,
     /// Of a pass without prompts.
     writing_seconds: f64,
@@ -38,7 +38,9 @@ impl Pace {
         if shares.iter().all(|&share| share <= 1) {
             self.writing_seconds += NEWEST * (seconds - self.writing_seconds);
         } else if n_tokens >= MEASURED_MIN {
-            let latest = seconds / n_tokens as f64;
+            // What is beyond a quarter of it was another kind of pass, or a busy machine.
+            let of_replies = self.writing_seconds.min(0.75 * seconds);
+            let latest = (seconds - of_replies) / n_tokens as f64;
             let average = |before: f64| before + NEWEST * (latest - before);
             self.seconds_per_token = Some(self.seconds_per_token.map_or(latest, average));
         }
@@ -46,8 +48,8 @@ impl Pace {
 
     /// Tokens of `n_prompts` prompts that a pass may have beside replies that are being written.
     pub(super) fn n_prefill(self, n_prompts: usize) -> usize {
-        let share = PREFILL_SHARE * self.writing_seconds;
-        let seconds = share.max(PROMPT_SECONDS * n_prompts as f64).min(PREFILL_SECONDS);
+        let worth = PROMPT_SECONDS * n_prompts as f64;
+        let seconds = self.writing_seconds.max(worth).min(PREFILL_SECONDS);
         self.n_in(seconds).unwrap_or(PREFILL_MIN)
     }
 
@@ -146,15 +148,17 @@ mod tests {
             (0..100).for_each(|_| pace.passed(shares, seconds));
         };
         settle(&mut pace, &[512], 0.0512);
-        assert_eq!(pace.n_prefill(1), 96, "a hundredth of a second");
-        assert_eq!(pace.n_prefill(4), 400, "for each");
+        assert_eq!(pace.n_prefill(1), 48, "five thousandths of a second");
+        assert_eq!(pace.n_prefill(4), 192, "for each");
         settle(&mut pace, &[1, 0, 1], 0.02);
-        assert_eq!(pace.n_prefill(1), 384, "twice as long as the replies alone");
+        assert_eq!(pace.n_prefill(1), 192, "as long as the replies alone");
+        settle(&mut pace, &[1, 499], 0.07);
+        assert_eq!(pace.n_prefill(1), 192, "which take their part of the time");
         settle(&mut pace, &[1; 40], 10.0);
         assert_eq!(pace.n_prefill(1), 1984, "a fifth of a second");
         pace.passed(&[1, 0, 2], 100.0);
         assert_eq!(pace.n_prefill(1), 1984, "too few tokens to learn from");
-        settle(&mut pace, &[1, 100], 10.0);
+        settle(&mut pace, &[1, 100], 100.0);
         assert_eq!(pace.n_prefill(1), 32);
         settle(&mut pace, &[1, 511], 0.0);
         assert!(pace.n_prefill(1) >= 512);

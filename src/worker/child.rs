@@ -247,6 +247,8 @@ impl<W: Write> Steps<W> {
                 self.load = load;
                 told = Instant::now();
                 self.reports.send(&Report::Step(std::mem::take(&mut events), load))?;
+                // The next pass takes all cores; the front would wait for the kernel to end its time slice.
+                thread::yield_now();
             }
             if !self.scheduler.is_idle() {
                 self.scheduler.step(&mut events);
