@@ -1,20 +1,21 @@
 //! One forward pass over rows of several sessions.
 
-use crate::ggml::{GgmlError, PIECE, Ready, Scheduler};
-use crate::model::{InputSums, KvCache, ListShape, TextGraph, TextInputs, TextShape};
+use crate::ggml::{GgmlError, PIECE, Scheduler};
+use crate::model::{InputSums, KvCache, ListShape, TextGraph, TextShape};
 use crate::tokenizer::TokenId;
 
+use super::inputs::InputValues;
 use super::{Engine, Error, ImageRows, N_BATCH, Session};
-
-/// f16 bits of 0 and −∞, the mask's two values.
-const MASK_OPEN: u16 = 0;
-const MASK_SHUT: u16 = 0xfc00;
 
 /// Most pieces that lists of cells are cut into: each takes memory for a result of all heads.
 pub(super) const MAX_PIECES: usize = 4096;
 
 /// Room for cells that are copied together is a multiple of this, as kernels like it.
 const GATHER_STEP: usize = 256;
+
+/// So many tokens have to look at the cells that are copied: one reads them hardly faster than it looks past
+/// the others.
+const MIN_GATHERING: usize = 16;
 
 /// Most bytes of a layer's K and V that are copied together.
 const MAX_GATHERED: usize = 128 << 20;
@@ -37,7 +38,7 @@ pub struct BatchRow<'a> {
 
 impl BatchRow<'_> {
     /// Index of each token that stands for a piece of a picture, and what takes its place.
-    fn image_rows(&self, n_embd: usize) -> impl Iterator<Item = (usize, &[f32])> {
+    pub(super) fn image_rows(&self, n_embd: usize) -> impl Iterator<Item = (usize, &[f32])> {
         let n_past = self.session.tokens.len();
         let row_at = move |image: &'_ ImageRows, i| image.mark.row_at(n_past + i);
         (0..self.tokens.len()).filter_map(move |i| {
@@ -87,22 +88,6 @@ pub(super) struct Runtime {
     /// The graph that ran last; reused when the next batch has its shape.
     pub(super) graph: Option<TextGraph>,
     inputs: InputValues,
-}
-
-/// Values of a pass's inputs, kept to be filled again.
-#[derive(Debug, Default)]
-struct InputValues {
-    tokens: Vec<i32>,
-    positions: Vec<i32>,
-    cells: Vec<i64>,
-    mask: Vec<u16>,
-    gathered: Vec<i32>,
-    list_starts: Vec<i32>,
-    list_cells: Vec<i32>,
-    outputs: Vec<i32>,
-    attn_scale: Vec<f32>,
-    image_rows: Vec<f32>,
-    image_places: Vec<i64>,
 }
 
 impl Runtime {
@@ -235,7 +220,7 @@ impl Engine {
             *graph = Some(TextGraph::build(&self.hparams, &self.weights, kv, shape));
         }
         let text = graph.as_mut().expect("it was built above");
-        self.fill(inputs, rows, shape);
+        inputs.fill(&self.hparams, rows, shape);
         let n_before = wanted.len();
         let done = compute(text, sched, inputs, &mut wanted);
         if done.is_err() {
@@ -270,7 +255,9 @@ impl Engine {
     fn n_gathered(&self, kv: &KvCache, rows: &[BatchRow<'_>], n_viewed: usize) -> Option<usize> {
         let n: usize = rows.iter().map(|row| row.session.cells.as_slice().len()).sum();
         let n = n.next_multiple_of(GATHER_STEP);
-        Some(n).filter(|&n| n > 0 && 2 * n <= n_viewed && n <= self.max_gathered(kv))
+        let n_tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+        let pays = n_tokens >= MIN_GATHERING && 2 * n <= n_viewed && n <= self.max_gathered(kv);
+        pays.then_some(n)
     }
 
     /// Most cells that are copied together.
@@ -278,72 +265,6 @@ impl Engine {
         let n_bytes = kv.n_bytes() / kv.n_cells() / self.hparams.n_layer as usize;
         let n = (MAX_GATHERED / n_bytes).min(self.n_ctx / 2);
         if kv.can_gather() { n / GATHER_STEP * GATHER_STEP } else { 0 }
-    }
-
-    /// Lays the rows out side by side: each token sees its own timeline up to itself.
-    fn fill(&self, inputs: &mut InputValues, rows: &[BatchRow<'_>], shape: TextShape) {
-        let InputValues { tokens, positions, cells, mask, outputs, attn_scale, .. } = inputs;
-        let (image_rows, image_places) = (&mut inputs.image_rows, &mut inputs.image_places);
-        for list in [&mut *tokens, positions, outputs] {
-            list.clear();
-        }
-        cells.clear();
-        attn_scale.clear();
-        image_rows.clear();
-        image_places.clear();
-        mask.clear();
-        mask.resize(shape.n_kv * (shape.n_tokens - shape.lists.n_tokens), MASK_SHUT);
-        let (list_starts, list_cells) = (&mut inputs.list_starts, &mut inputs.list_cells);
-        list_starts.clear();
-        list_cells.clear();
-        list_starts.push(0);
-        let gathered = &mut inputs.gathered;
-        gathered.clear();
-        for row in rows {
-            let timeline = row.session.cells.as_slice();
-            let n_past = row.session.tokens.len();
-            for (i, image_row) in row.image_rows(self.hparams.n_embd as usize) {
-                image_rows.extend_from_slice(image_row);
-                image_places.push((tokens.len() + i) as i64);
-            }
-            let first_output = row.tokens.len() - row.n_logits;
-            let first_gathered = gathered.len();
-            if shape.is_gathered && tokens.len() >= shape.lists.n_tokens {
-                gathered.extend(timeline.iter().map(|&cell| cell as i32));
-            }
-            for (i, &token) in row.tokens.iter().enumerate() {
-                let position = n_past + i;
-                match tokens.len().checked_sub(shape.lists.n_tokens) {
-                    None => {
-                        list_cells.extend(timeline[..=position].iter().map(|&cell| cell as i32));
-                        list_starts.push(list_cells.len() as i32);
-                    }
-                    Some(n_before) => {
-                        let line = &mut mask[n_before * shape.n_kv..][..shape.n_kv];
-                        if shape.is_gathered {
-                            line[first_gathered..=first_gathered + position].fill(MASK_OPEN);
-                        } else {
-                            let seen = &timeline[..=position];
-                            seen.iter().for_each(|&cell| line[cell as usize] = MASK_OPEN);
-                        }
-                    }
-                }
-                if i >= first_output {
-                    outputs.push(tokens.len() as i32);
-                }
-                tokens.push(token as i32);
-                positions.push(position as i32);
-                cells.push(i64::from(timeline[position]));
-                if let Some(temperature) = self.hparams.attn_temperature {
-                    attn_scale.push(temperature.scale_at(position as u32));
-                }
-            }
-        }
-        list_cells.resize(shape.lists.n_cells, 0);
-        if let Some(&any) = gathered.first() {
-            // A masked cell must hold numbers, so any that holds some.
-            gathered.resize(shape.n_kv, any);
-        }
     }
 }
 
@@ -403,32 +324,4 @@ impl Wanted<'_> {
 /// Whether probabilities can be made of a token's logits: numbers below infinity, one of them at least finite.
 fn is_distribution(logits: &[f32]) -> bool {
     logits.iter().all(|&logit| logit < f32::INFINITY) && logits.iter().any(|x| x.is_finite())
-}
-
-impl InputValues {
-    fn set(&self, ids: &TextInputs, ready: &mut Ready<'_>) {
-        ready.set(ids.tokens, &self.tokens);
-        ready.set(ids.positions, &self.positions);
-        ready.set(ids.cells, &self.cells);
-        if let Some(id) = ids.mask {
-            ready.set(id, &self.mask);
-        }
-        if let Some(id) = ids.gathered {
-            ready.set(id, &self.gathered);
-        }
-        if let Some([starts, cells]) = ids.lists {
-            ready.set(starts, &self.list_starts);
-            ready.set(cells, &self.list_cells);
-        }
-        if let Some(id) = ids.outputs {
-            ready.set(id, &self.outputs);
-        }
-        if let Some(id) = ids.attn_scale {
-            ready.set(id, &self.attn_scale);
-        }
-        if let Some(image) = ids.image {
-            ready.set(image.rows, &self.image_rows);
-            ready.set(image.places, &self.image_places);
-        }
-    }
 }

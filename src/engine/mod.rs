@@ -10,6 +10,7 @@
 mod forward;
 mod generate;
 mod images;
+mod inputs;
 mod machine;
 mod prompt;
 mod reserve;

@@ -1,7 +1,7 @@
 //! Working memory for passes of many sessions, taken before there are any.
 //!
-//! [`Engine::open`] takes what one session's passes need. Who runs more asks for it, so that too little memory is
-//! an error at the start, and not of somebody's reply in the midst of it.
+//! [`Engine::open`] takes what one session's passes need. Who runs more asks for it once, so that no pass has
+//! to, and what cannot be had at all is an error at the start.
 
 use crate::ggml::PIECE;
 use crate::model::{InputSums, ListShape, TextGraph, TextShape};

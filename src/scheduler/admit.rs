@@ -14,6 +14,7 @@ impl Scheduler {
             return;
         }
         self.may_admit = false;
+        self.lacks_room = false;
         let mut at = 0;
         while at < self.waiting.len() && self.running.len() < self.n_slots {
             let Waiting { reply, after } = &self.waiting[at];
@@ -29,6 +30,7 @@ impl Scheduler {
             }
             if !self.has_room(reply, &found) {
                 // Smaller ones that pass it by would keep it waiting for ever.
+                self.lacks_room = true;
                 break;
             }
             let reply = self.waiting.remove(at).reply;

@@ -163,6 +163,8 @@ pub struct Scheduler {
     n_submitted: u64,
     /// Whether something happened since that may let a waiting job start.
     may_admit: bool,
+    /// Whether the next one waits for cells, and not for a slot.
+    lacks_room: bool,
     /// Tokens that each running job could have in the next pass, and those that it gets.
     wants: Vec<usize>,
     shares: Vec<usize>,
@@ -184,6 +186,7 @@ impl Scheduler {
             pending: Vec::new(),
             n_submitted: 0,
             may_admit: false,
+            lacks_room: false,
             wants: Vec::new(),
             shares: Vec::new(),
             logits: Vec::new(),

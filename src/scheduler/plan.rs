@@ -1,8 +1,8 @@
 //! Who gets how many tokens of the next pass. Pure functions of what replies want.
 //!
-//! Whoever writes gets a token in every pass. Prompts share what is left, and while somebody writes no more
-//! than makes the pass twice as long, or what the number of those who wait is worth. Short prompts go first, as that lets most replies begin soonest, but the
-//! oldest has half, so that it isn't passed by for ever.
+//! Whoever writes gets a token in every pass. Prompts share what is left. While somebody writes, that is what
+//! makes the pass twice as long, or somewhat more if many prompts wait. Short prompts go first, as that lets
+//! most replies begin soonest, but the oldest has half, so that it isn't passed by for ever.
 
 use crate::engine::N_BATCH;
 

@@ -62,11 +62,11 @@ impl Scheduler {
         self.suspend(reply);
     }
 
-    /// The job that has been paused the longest, if another could have its slot, and the time until it has to
-    /// leave it.
+    /// The job that has been paused the longest, if another could have its slot or its cells, and the time until
+    /// it has to leave.
     pub(super) fn next_to_leave(&self) -> Option<(usize, Duration)> {
         let is_wanted = self.waiting.iter().any(|waiting| !waiting.reply.is_paused());
-        if !is_wanted || self.running.len() < self.n_slots {
+        if !is_wanted || (self.running.len() < self.n_slots && !self.lacks_room) {
             return None;
         }
         let paused = self.running.iter().enumerate();

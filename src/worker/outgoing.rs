@@ -1,6 +1,6 @@
 //! Frames that wait to be written, and what each is about.
 //!
-//! A worker that is in a long pass reads nothing, and meanwhile clients may come and go. What is about a job that
+//! A worker that is in a long pass takes no more than its own queue holds, and meanwhile clients may come and go. What is about a job that
 //! nobody wants any more is taken out, so that no more waits here than there are requests, however many there
 //! were.
 

@@ -16,6 +16,7 @@ use super::frame::{self, FrameError, Kind};
 use super::front::{Lost, PrepareError};
 use super::outgoing::{About, Outgoing};
 use super::{JobEvent, Report, Request};
+use crate::contain;
 use crate::scheduler::{Event, JobId, Load};
 use crate::vision::{Grid, Image, ImageHash, PatchConfig};
 
@@ -368,11 +369,12 @@ impl Routes {
             if !routes.inner().wants(hash, life) {
                 return;
             }
-            let pixels = patches.preprocess(&image);
-            let frame = match pixels.grid == grid {
-                true => frame::encode(Kind::Picture, &Request::Picture(hash, pixels)).ok(),
-                false => None,
-            };
+            // A panic must not leave those waiting who ask for the same picture later.
+            let pixels = contain::panics(|| patches.preprocess(&image));
+            let pixels = pixels.filter(|pixels| pixels.grid == grid);
+            let frame = pixels.and_then(|pixels| {
+                frame::encode(Kind::Picture, &Request::Picture(hash, pixels)).ok()
+            });
             let mut inner = routes.inner();
             if !inner.wants(hash, life) {
                 return;
@@ -381,7 +383,10 @@ impl Routes {
                 Some(frame) => inner.outgoing.push(About::Picture(hash), frame),
                 None => {
                     for id in inner.asking.remove(&hash).unwrap_or_default() {
-                        inner.fail(id, "the vision tower was replaced by one that sees otherwise");
+                        inner.fail(
+                            id,
+                            "a picture cannot be cut into the pieces that were announced",
+                        );
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::util::http::{Answer, Server};
+use crate::util::http::{Answer, Server, kinds};
 
 const MESSAGES: &str = "/v1/messages";
 const COUNT: &str = "/v1/messages/count_tokens";
@@ -33,13 +33,6 @@ fn weather(more: Value) -> Value {
     });
     let body = ask("Weather in Ottawa please", json!({"tools": [tool]}));
     with(with(body, json!({"tool_choice": {"type": "tool", "name": "get_weather"}})), more)
-}
-
-/// The types of events in order; of deltas in a row only the first.
-fn kinds(events: &[Value]) -> Vec<&str> {
-    let mut kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
-    kinds.dedup();
-    kinds
 }
 
 /// What the deltas have under a name, joined.
@@ -181,7 +174,7 @@ fn errors_have_the_protocol_s_shape() {
         server.ask("POST", path, &headers, &body.to_string())
     };
     for (more, status, kind, expected) in [
-        (json!({"model": "claude-sonnet-4-5"}), 404, "not_found_error", "invalid_model"),
+        (json!({"model": "claude-sonnet-4-5"}), 400, "invalid_request_error", "invalid_model"),
         (json!({"max_tokens": 0}), 400, INVALID, "max_tokens: expected"),
         (json!({"thinking": {"type": "sometimes"}}), 400, INVALID, "thinking.type: expected"),
         (json!({"messages": "hi"}), 400, INVALID, "messages: expected a list"),
@@ -215,5 +208,5 @@ fn errors_have_the_protocol_s_shape() {
     check_error(&server.ask("GET", MESSAGES, &[("x-api-key", "sesame")], ""), 405, INVALID, "");
     let headers = [("x-api-key", "sesame"), ("anthropic-version", "2023-06-01")];
     let unknown = server.ask("GET", "/v1/models/claude-sonnet-4-5", &headers, "");
-    check_error(&unknown, 404, "not_found_error", "invalid_model");
+    check_error(&unknown, 400, "invalid_request_error", "invalid_model");
 }

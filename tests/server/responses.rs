@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::util::http::Server;
+use crate::util::http::{Server, kinds};
 
 const RESPONSES: &str = "/v1/responses";
 const FRANCE: &str = "What is the capital of France?";
@@ -42,13 +42,6 @@ fn streamed(server: &Server, mut body: Value) -> (Vec<Value>, Value) {
     );
     let end = last["response"].clone();
     (events, end)
-}
-
-/// The types of events in order; of deltas in a row only the first.
-fn kinds(events: &[Value]) -> Vec<&str> {
-    let mut kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
-    kinds.dedup();
-    kinds
 }
 
 fn joined(events: &[Value], kind: &str) -> String {

@@ -86,6 +86,27 @@ fn a_pause_is_cut_short_only_for_those_who_wait_for_a_slot_and_can_use_it() {
     assert_eq!((load.n_running, load.n_suspended), (1, 0), "there is a slot for everybody");
 }
 
+/// There is a slot for both, but the first has most of the cells.
+#[test]
+fn a_job_that_is_paused_for_long_gives_up_its_cells_too() {
+    let engine = tiny(1024);
+    let mut stage = Stage::new(&engine, 2);
+    stage.scheduler.paused_max = Duration::ZERO;
+    stage.scheduler.submit(job(0, &noise(1, 800), endless(&engine), 40));
+    (0..20).for_each(|_| stage.step());
+    let n_before = stage.told[&0].tokens.len();
+    assert!(n_before > 0);
+    stage.scheduler.pause(JobId(0), true);
+    stage.scheduler.submit(job(1, &noise(2, 400), endless(&engine), 10));
+    stage.run();
+    assert!(stage.told[&1].is_over());
+    assert_eq!(stage.scheduler.load().n_suspended, 1);
+    stage.scheduler.pause(JobId(0), false);
+    stage.run();
+    assert_eq!(stage.told[&0].tokens.len(), 40);
+    stage.holds_only_what_is_kept();
+}
+
 #[test]
 fn paused_jobs_that_wait_are_passed_by() {
     let engine = tiny(1024);

@@ -2,8 +2,8 @@
 //!
 //! What only their provider's machines can do is refused by name where a request asks for nothing else: a client
 //! that waits for a search which nobody makes would not know why. Beside tools of the client's own it is left
-//! out, and told: agents offer such tools in every request. What tunes those machines (`service_tier`, `container`, caching) means
-//! nothing here and is passed over.
+//! out, and told: agents offer such tools in every request. What tunes those machines (`service_tier`,
+//! `container`, caching) means nothing here and is passed over.
 
 use crate::chat::Fields;
 use crate::server::App;

@@ -1,9 +1,9 @@
 //! Errors in Anthropic's shape.
 //!
 //! Whatever fails under its addresses, in a handler or before one is reached, is answered in this shape, so
-//! the outermost layer dresses answers once more.
+//! the outermost layer dresses answers once more. Only a head that cannot be read has no address.
 
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -31,7 +31,6 @@ pub(crate) fn dressed(mut response: Response, request_id: &str) -> Response {
             parts.headers.remove(name);
         }
         parts.headers.extend(dressed.headers);
-        parts.status = status(&error);
         response = Response::from_parts(parts, body);
     }
     if let Ok(id) = HeaderValue::from_str(request_id) {
@@ -40,18 +39,10 @@ pub(crate) fn dressed(mut response: Response, request_id: &str) -> Response {
     response
 }
 
-/// Clients of this protocol tell errors apart by the status, where others look into the body.
-fn status(error: &ApiError) -> StatusCode {
-    match error.kind {
-        ErrorKind::ModelNotFound => StatusCode::NOT_FOUND,
-        _ => error.status(),
-    }
-}
-
 fn type_name(error: &ApiError) -> &'static str {
     match error.kind {
         ErrorKind::Timeout => "timeout_error",
-        _ => match status(error).as_u16() {
+        _ => match error.status().as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
             404 => "not_found_error",

@@ -109,15 +109,19 @@ impl Framing {
     }
 
     fn chunk(&self) -> io::Result<Option<(u64, Part)>> {
+        let refused = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         match parse_chunk_size(&self.bytes) {
             Ok(Status::Partial) => Ok(None),
+            Ok(Status::Complete((n_line, _))) if !is_plain(&self.bytes[..n_line]) => {
+                refused("a chunk has no size, or a line feed alone".into())
+            }
             Ok(Status::Complete((n_line, 0))) => Ok(Some((n_line as u64, Part::End))),
             // Whoever announces more than is taken need not be waited for.
             Ok(Status::Complete((_, n))) if n > self.n_max => {
                 Err(io::Error::new(io::ErrorKind::FileTooLarge, "a chunk is too large"))
             }
             Ok(Status::Complete((n_line, n))) => Ok(Some((n_line as u64 + n + 2, Part::Chunk))),
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+            Err(error) => refused(error.to_string()),
         }
     }
 
@@ -129,6 +133,12 @@ impl Framing {
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "there are trailers")),
         }
     }
+}
+
+/// Whether the line of a chunk begins with a digit and is one line: its parser takes more.
+fn is_plain(line: &[u8]) -> bool {
+    line.first().is_some_and(u8::is_ascii_hexdigit)
+        && line.iter().filter(|&&byte| byte == b'\n').count() == 1
 }
 
 /// Bytes of a head and of a body of known length, and what begins behind; `None` where the head goes on.

@@ -39,7 +39,10 @@ pub(super) fn choose(origin: &Origin, extras: &ChatExtras, body: &Fields<'_>) ->
 /// What a fault that is found in a body becomes. Mistral's own client has a type of its own for those, and looks
 /// for it under a status that other clients do not expect.
 pub(super) fn unread(error: ApiError, origin: &Origin) -> ApiError {
-    match origin.dialect != Some(Dialect::OpenAi) && is_mistral_client(&origin.user_agent) {
+    let agent = &origin.user_agent;
+    // Vibe puts its name behind the package's, and expects a 400 all the same.
+    let is_vibe = agent.to_ascii_lowercase().contains("mistral-vibe");
+    match origin.dialect != Some(Dialect::OpenAi) && is_mistral_client(agent) && !is_vibe {
         true => error.for_mistral(),
         false => error,
     }
@@ -177,7 +180,7 @@ mod tests {
         assert_eq!(status(&client), 422);
         client.dialect = Some(Dialect::OpenAi);
         assert_eq!(status(&client), 400);
-        for agent in ["Mistral-Vibe/3.0.3", "OpenAI/Python 3.51.0", ""] {
+        for agent in ["mistral-client-python/Mistral-Vibe/3.0.3", "OpenAI/Python 3.51.0", ""] {
             assert_eq!(status(&origin(agent)), 400);
         }
     }

@@ -179,9 +179,7 @@ impl Task {
         };
         let outcome = match running {
             Err(error) => Outcome::Failed(error),
-            Ok((jobs, permit)) => {
-                // The jobs go first: who gets the slot next must find it free in the worker.
-                let mut permit = permit;
+            Ok((jobs, mut permit)) => {
                 let brakes: Vec<Brake> = jobs.iter().map(JobStream::brake).collect();
                 let mut jobs: Vec<Job> = jobs.into_iter().map(of_job).collect();
                 let mut notice = |sign| match sign {
@@ -198,7 +196,10 @@ impl Task {
                     Sign::Reads => brakes.iter().for_each(|brake| brake.hold(false)),
                 };
                 let cut = app.drain.is_cut();
-                drive(&mut jobs, &mut relay, &sink, cut, &mut notice).await
+                let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut notice).await;
+                // First: who gets the slot next must find it free in the worker.
+                drop(jobs);
+                outcome
             }
         };
         // Told already where a job said so; a second time finds nobody.
@@ -276,17 +277,30 @@ struct Sink<'a> {
 impl Sink<'_> {
     async fn put(&self, item: ReplyItem, notice: &mut Notice<'_>) -> Result<(), Outcome> {
         let mut sent = pin!(self.items.send(item));
-        let sent = match timeout(self.indulgence, &mut sent).await {
-            Ok(sent) => sent,
-            Err(_) => {
-                notice(Sign::Slow);
-                let rest = self.patience.saturating_sub(self.indulgence);
-                let sent = timeout(rest, sent).await.map_err(|_| Outcome::Slow)?;
-                notice(Sign::Reads);
-                sent
+        if let Ok(sent) = timeout(self.indulgence, &mut sent).await {
+            return sent.map_err(|_| Outcome::Gone);
+        }
+        notice(Sign::Slow);
+        let rest = self.patience.saturating_sub(self.indulgence);
+        let sent = timeout(rest, sent).await.map_err(|_| Outcome::Slow)?;
+        sent.map_err(|_| Outcome::Gone)?;
+        self.caught_up().await?;
+        notice(Sign::Reads);
+        Ok(())
+    }
+
+    /// Waits until the reader has taken half of what waits for it, as long as it takes anything: one that reads
+    /// a little now and then would otherwise count as reading, and hold a slot in which next to nothing happens.
+    async fn caught_up(&self) -> Result<(), Outcome> {
+        loop {
+            let n_free = self.items.capacity();
+            let half = self.items.reserve_many(self.items.max_capacity() / 2);
+            match timeout(self.patience, half).await {
+                Ok(half) => return half.map(drop).map_err(|_| Outcome::Gone),
+                Err(_) if self.items.capacity() > n_free => {}
+                Err(_) => return Err(Outcome::Slow),
             }
-        };
-        sent.map_err(|_| Outcome::Gone)
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -110,20 +110,25 @@ impl Permit {
     /// Lets the next ones run although these replies are not done: their reader does not read, and the worker, which
     /// has no more slots than there are, gives theirs to others.
     pub(crate) fn make_way(&mut self) {
-        self.slots = None;
+        if self.slots.take().is_some() {
+            self.learn();
+        }
     }
 
-    fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    /// How long somebody had the slots.
+    fn learn(&self) {
+        let took = self.started.elapsed().as_secs_f64();
+        let mut state = self.place.queue.state();
+        state.run_s += WEIGHT * (took - state.run_s);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let took = self.elapsed().as_secs_f64();
-        let mut state = self.place.queue.state();
-        state.run_s += WEIGHT * (took - state.run_s);
-        state.n_running -= self.place.n;
+        if self.slots.is_some() {
+            self.learn();
+        }
+        self.place.queue.state().n_running -= self.place.n;
     }
 }
 

@@ -108,8 +108,8 @@ def _overflow():
 
 
 def _model():
-    expect(anthropic.NotFoundError, lambda: _create(model=WRONG_MODEL))
-    expect(anthropic.NotFoundError, lambda: _client().models.retrieve(WRONG_MODEL))
+    expect(anthropic.BadRequestError, lambda: _create(model=WRONG_MODEL))
+    expect(anthropic.BadRequestError, lambda: _client().models.retrieve(WRONG_MODEL))
 
 
 def _key():
