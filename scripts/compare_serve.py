@@ -67,7 +67,9 @@ class Server:
             pid = waiting.pop()
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
-                waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+                # A child belongs to the thread that started it.
+                for thread in Path(f"/proc/{pid}/task").iterdir():
+                    waiting += map(int, (thread / "children").read_text().split())
             except OSError:
                 continue
             found = re.search(r"VmHWM:\s+(\d+)", status)

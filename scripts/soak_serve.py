@@ -6,6 +6,7 @@
                                                 have the same text as alone; memory and slots must come back.
     scripts/soak_serve.py faults                SIGKILL, SIGABRT, SIGBUS of the worker under 16 streams; SIGTERM with
                                                 streams open; 600 requests at once.
+    scripts/soak_serve.py flood                 Only the last of these.
 
 Prints what it measured and exits with 1 if something is not as promised in the README.
 """
@@ -16,7 +17,9 @@ import json
 import os
 import random
 import re
+import select
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -323,20 +326,32 @@ async def faults(args: argparse.Namespace) -> None:
     expect(server.process.returncode == 0, f"exit code {server.process.returncode}")
 
 
+def ask_all(port: int, n: int, request: bytes, leave: float) -> list[float]:
+    """Sends a request over each of `n` connections at once and leaves after `leave` seconds; how many milliseconds
+    each that was turned away had to wait. Plain sockets: an event loop of Python is slower than what is measured."""
+    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(n)]
+    by_number = {s.fileno(): s for s in sockets}
+    sent, refusals = {}, []
+    poll = select.poll()
+    for s in sockets:
+        poll.register(s, select.POLLIN)
+        sent[s.fileno()] = time.monotonic()
+        s.sendall(request)
+    end = time.monotonic() + leave
+    while time.monotonic() < end:
+        for number, _ in poll.poll(50):
+            if b" 429 " in by_number[number].recv(4096)[:20]:
+                refusals.append((time.monotonic() - sent[number]) * 1000)
+            poll.unregister(number)
+    for s in sockets:
+        s.close()
+    return refusals
+
+
 async def flood(server: Server) -> None:
     print("600 requests at once")
     body = {**question(1), "max_tokens": 400, "logit_bias": {"2": -100}}
-    refusals, healths, opened = [], [], []
-
-    async def one() -> None:
-        reader, writer = await connect(server.port)
-        opened.append(writer)
-        start = time.monotonic()
-        writer.write(post(json.dumps(body).encode()))
-        line = await reader.readline()
-        if b" 429 " in line:
-            refusals.append((time.monotonic() - start) * 1000)
-        await reader.read()
+    healths = []
 
     async def health() -> None:
         while True:
@@ -346,26 +361,27 @@ async def flood(server: Server) -> None:
             await asyncio.sleep(0.02)
 
     watching = asyncio.create_task(health())
-    tasks = [asyncio.create_task(one()) for _ in range(600)]
-    await asyncio.sleep(4)
-    for task in tasks:
-        task.cancel()
-    for writer in opened:
-        writer.transport.abort()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    refusals = await asyncio.to_thread(ask_all, server.port, 600, post(json.dumps(body).encode()), 4)
     idle = await settled(server.port, 20)
     watching.cancel()
     refusals.sort()
     healths.sort()
     at = lambda times, share: times[min(len(times) - 1, int(len(times) * share))] if times else float("nan")
-    expect(bool(refusals), f"{len(refusals)} turned away; after {at(refusals, 0.5):.0f} ms at p50, {at(refusals, 0.99):.0f} at p99")
+    expect(at(refusals, 0.99) <= 50, f"{len(refusals)} turned away; after {at(refusals, 0.5):.0f} ms at p50, {at(refusals, 0.99):.0f} at p99")
     expect(at(healths, 0.99) <= 50, f"/health p99 {at(healths, 0.99):.0f} ms of {len(healths)}")
     expect(idle is not None and idle <= 1, f"idle {idle if idle is None else round(idle, 2)} s after the clients left")
 
 
+async def only_flood(args: argparse.Namespace) -> None:
+    server = Server(args)
+    await ready(server, 60)
+    await flood(server)
+    server.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["soak", "faults"])
+    parser.add_argument("what", choices=["soak", "faults", "flood"])
     parser.add_argument("--gust", type=Path, default=ROOT / "target/release/gust")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=200)
@@ -374,7 +390,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    asyncio.run(soak(args) if args.what == "soak" else faults(args))
+    asyncio.run({"soak": soak, "faults": faults, "flood": only_flood}[args.what](args))
     if FAULTS:
         sys.exit(f"{len(FAULTS)} not as promised")
 

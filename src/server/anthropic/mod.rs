@@ -36,7 +36,7 @@ pub(crate) async fn count_tokens(State(app): State<SharedApp>, request: Request)
 }
 
 async fn answer(app: &SharedApp, request: Request) -> Result<Response, ApiError> {
-    let (document, origin) = Document::read(app, request).await?;
+    let (document, origin) = Document::queued(app, request).await?;
     let mut asked = asked(&document.fields()?, app)?;
     let (_, reading) = request::read_chat(app, document, &origin).await?;
     asked.reasoning_budget = reading.options.reasoning_budget;

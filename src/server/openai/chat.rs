@@ -22,7 +22,7 @@ pub(crate) async fn chat_completions(State(app): State<SharedApp>, request: Requ
 }
 
 async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError> {
-    let (document, mut origin) = Document::read(&app, request).await?;
+    let (document, mut origin) = Document::queued(&app, request).await?;
     let read = read(&app, document, &mut origin).await;
     let Wishes { asked, extras, manner, reading } =
         read.map_err(|error| dialect::unread(error, &origin))?;

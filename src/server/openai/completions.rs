@@ -23,7 +23,7 @@ pub(crate) async fn completions(State(app): State<SharedApp>, request: Request) 
 }
 
 async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError> {
-    let (document, origin) = Document::read(&app, request).await?;
+    let (document, origin) = Document::queued(&app, request).await?;
     let reader = app.clone();
     let read = move |_| Wishes::read(&document.fields()?, &reader);
     let Wishes { asked, format, has_usage_chunk, prompts } = work(&origin.request_id, read).await?;

@@ -19,7 +19,7 @@ pub(crate) async fn fim_completions(State(app): State<SharedApp>, request: Reque
 }
 
 async fn complete(app: SharedApp, request: Request) -> Result<Response, ApiError> {
-    let (document, origin) = Document::read(&app, request).await?;
+    let (document, origin) = Document::queued(&app, request).await?;
     let reader = app.clone();
     let read = move |_| {
         let fields = document.fields()?;

@@ -6,7 +6,7 @@
 //! that every parser reads alike.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use axum::extract::Request;
@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::affinity;
 use super::fields::shown;
+use super::queue::Place;
 use crate::chat::{Fields, Node};
 use crate::server::http::{ApiError, ErrorKind, RequestId};
 use crate::server::{Dialect, SharedApp};
@@ -49,6 +50,14 @@ pub(crate) struct Origin {
     pub(crate) arrived: Instant,
     /// What its pictures have of the memory for pictures, until the last reply is written.
     pub(crate) pictures: Arc<OnceLock<OwnedSemaphorePermit>>,
+    /// Its place in the queue, until its first replies take it.
+    pub(crate) place: Arc<Mutex<Option<Place>>>,
+}
+
+impl Origin {
+    pub(super) fn place(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Document {
@@ -56,6 +65,23 @@ impl Document {
     pub(crate) async fn read(
         app: &SharedApp,
         request: Request,
+    ) -> Result<(Self, Origin), ApiError> {
+        Self::take(app, request, false).await
+    }
+
+    /// Reads the body of a request that wants replies. It has a place in the queue, or is refused, before
+    /// anything is done with the body's bytes.
+    pub(crate) async fn queued(
+        app: &SharedApp,
+        request: Request,
+    ) -> Result<(Self, Origin), ApiError> {
+        Self::take(app, request, true).await
+    }
+
+    async fn take(
+        app: &SharedApp,
+        request: Request,
+        wants_replies: bool,
     ) -> Result<(Self, Origin), ApiError> {
         let (head, body) = request.into_parts();
         let id = head.extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::new);
@@ -70,10 +96,14 @@ impl Document {
             affinity: None,
             arrived: Instant::now(),
             pictures: Arc::default(),
+            place: Arc::default(),
         };
         let body = body.collect().await.map_err(|error| {
             ApiError::new(ErrorKind::InvalidRequest, format!("the body broke off: {error}"))
         })?;
+        if wants_replies {
+            *origin.place() = Some(app.queue.enter(1)?);
+        }
         // One piece, which this is the only one to hold, becomes a `Vec` as it is.
         let bytes = Vec::from(body.to_bytes());
         let document = Document::parse(bytes)?;
@@ -128,6 +158,7 @@ impl Origin {
             affinity: None,
             arrived: Instant::now(),
             pictures: Arc::default(),
+            place: Arc::default(),
         }
     }
 }

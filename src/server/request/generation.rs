@@ -131,7 +131,11 @@ impl Task {
     ) -> Result<Self, ApiError> {
         let facts = ready(app).await?;
         let n = asked.n.max(1);
-        let place = app.queue.enter(n)?;
+        let place = origin.place().take();
+        let place = match place {
+            Some(mut place) => place.widen(n).map(|()| place),
+            None => app.queue.enter(n),
+        }?;
         let plan = {
             let (app, asked) = (app.clone(), asked.clone());
             work(&origin.request_id, move |_| Plan::of(&app, source, &asked, &facts)).await?

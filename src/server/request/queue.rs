@@ -61,21 +61,9 @@ impl Queue {
 
     /// Takes a place for `n` replies, or says when there may be one.
     pub(crate) fn enter(self: &Arc<Self>, n: usize) -> Result<Place, ApiError> {
-        let mut state = self.state();
-        // Replies of one request run side by side or not at all.
-        if n > self.n_slots || state.n_inside + n > self.n_slots + self.n_queue {
-            let n_waiting = state.n_inside - state.n_running;
-            let rounds = n_waiting as f64 / self.n_slots.max(1) as f64 + 1.0;
-            let (least, most) = RETRY_AFTER_S;
-            let retry_after_s = (rounds * state.run_s).clamp(least, most).ceil() as u32;
-            let message = format!(
-                "the server is busy: {} replies run and {n_waiting} wait, try again in {retry_after_s} s",
-                state.n_running,
-            );
-            return Err(ApiError::new(ErrorKind::Overloaded { retry_after_s }, message));
-        }
-        state.n_inside += n;
-        Ok(Place { queue: Arc::clone(self), n })
+        let mut place = Place { queue: Arc::clone(self), n: 0 };
+        place.widen(n)?;
+        Ok(place)
     }
 
     /// Replies that wait for a slot.
@@ -87,9 +75,35 @@ impl Queue {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    /// Counts `n_more` replies in, of a request that has `n` with them.
+    fn admit(&self, n: usize, n_more: usize) -> Result<(), ApiError> {
+        let mut state = self.state();
+        // Replies of one request run side by side or not at all.
+        if n > self.n_slots || state.n_inside + n_more > self.n_slots + self.n_queue {
+            let n_waiting = state.n_inside - state.n_running;
+            let rounds = n_waiting as f64 / self.n_slots.max(1) as f64 + 1.0;
+            let (least, most) = RETRY_AFTER_S;
+            let retry_after_s = (rounds * state.run_s).clamp(least, most).ceil() as u32;
+            let message = format!(
+                "the server is busy: {} replies run and {n_waiting} wait, try again in {retry_after_s} s",
+                state.n_running,
+            );
+            return Err(ApiError::new(ErrorKind::Overloaded { retry_after_s }, message));
+        }
+        state.n_inside += n_more;
+        Ok(())
+    }
 }
 
 impl Place {
+    /// Makes it a place for `n` replies, at least as many as before.
+    pub(crate) fn widen(&mut self, n: usize) -> Result<(), ApiError> {
+        self.queue.admit(n, n.saturating_sub(self.n))?;
+        self.n = self.n.max(n);
+        Ok(())
+    }
+
     /// Waits until all the replies may run; whoever came first goes first.
     pub(crate) async fn wait(self) -> Permit {
         let slots = Arc::clone(&self.queue.slots);
@@ -154,6 +168,11 @@ mod tests {
         assert_eq!(queue.n_waiting(), 0);
         drop((second, third));
         assert!(is_busy(queue.enter(3)), "more than there are slots");
+        let mut wide = queue.enter(1).unwrap();
+        assert!(is_busy(wide.widen(3).map(|()| queue.enter(0).unwrap())));
+        wide.widen(2).unwrap();
+        assert_eq!(queue.state().n_inside, 2);
+        drop(wide);
         let both = queue.enter(2).unwrap().wait().await;
         assert!(is_busy(queue.enter(2)));
         drop(both);

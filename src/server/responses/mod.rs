@@ -31,7 +31,7 @@ pub(crate) async fn input_tokens(State(app): State<SharedApp>, request: Request)
 }
 
 async fn answer(app: SharedApp, request: Request) -> Result<Response, ApiError> {
-    let (document, origin) = Document::read(&app, request).await?;
+    let (document, origin) = Document::queued(&app, request).await?;
     let asked = asked::asked(&document.fields()?, &app)?;
     let (document, reading) = request::read_responses(&app, document, &origin).await?;
     let Reading { request, options, changes } = reading;
