@@ -38,7 +38,7 @@ impl Pace {
         if shares.iter().all(|&share| share <= 1) {
             self.writing_seconds += NEWEST * (seconds - self.writing_seconds);
         } else if n_tokens >= MEASURED_MIN {
-            // What is beyond a quarter of it was another kind of pass, or a busy machine.
+            // At most three quarters: a pass without prompts may have met a busy machine, or had more replies.
             let of_replies = self.writing_seconds.min(0.75 * seconds);
             let latest = (seconds - of_replies) / n_tokens as f64;
             let average = |before: f64| before + NEWEST * (latest - before);
