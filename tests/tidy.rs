@@ -48,7 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("imatrix", &["engine", "export", "gguf", "perplexity", "quantize", "tokenizer"]),
     ("doctor", &["chat", "export", "gguf", "model", "quantize", "tokenizer", "vision"]),
     ("scheduler", &["constraint", "engine", "tokenizer", "vision"]),
-    ("worker", &["constraint", "engine", "scheduler", "tokenizer", "vision"]),
+    ("worker", &["constraint", "contain", "engine", "scheduler", "tokenizer", "vision"]),
     (
         "server",
         &["chat", "constraint", "contain", "engine", "scheduler", "tokenizer", "vision", "worker"],

@@ -3,9 +3,7 @@
 //! Stdin and stdout carry frames. What is opened and how is said on stderr, which is the server's.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -45,8 +43,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     // Rust's own handler looks for stack overflows and lets the first SIGBUS that is sent pass. Here it ends the
     // process, as a truncated model does.
     signal_hook::flag::register_conditional_default(SIGBUS, Arc::new(AtomicBool::new(true)))?;
-    // Stdout itself would write a frame in as many pieces as it seems to have lines.
-    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut output = printer.raw_stdout()?;
     let engine = match opened(&args, printer) {
         Ok(engine) => engine,
         Err(error) => {

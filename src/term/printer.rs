@@ -4,7 +4,9 @@
 //! person watches: on a terminal, and not when `NO_COLOR` or `TERM=dumb` asks for plain text. Messages quote
 //! files, templates and requests of strangers: control characters in them are shown here, for all callers.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -58,6 +60,11 @@ impl Printer {
     /// Stdout, for code that is handed its streams.
     pub fn stdout(&self) -> impl Write + use<> {
         io::stdout()
+    }
+
+    /// Stdout past the buffer of Rust's own, which writes bytes in as many pieces as they seem to have lines.
+    pub fn raw_stdout(&self) -> io::Result<File> {
+        Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
     }
 
     /// Stderr, for code that is handed its streams.
