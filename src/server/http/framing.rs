@@ -323,6 +323,8 @@ mod tests {
             text in r"((GET|POST) / HTTP/1.1\r\n|content-length: [0-9]\r\n|transfer-encoding: chunked\r\n|\r\n|[0-9a]|.){0,20}",
             n in 1usize..9,
         ) {
+            // Without the line's end a fault may be seen earlier where more of the line comes at once.
+            let text = format!("{text}\r\n");
             prop_assert_eq!(cut(text.as_bytes(), n), cut(text.as_bytes(), usize::MAX));
         }
     }
