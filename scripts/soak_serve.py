@@ -4,7 +4,7 @@
     scripts/soak_serve.py soak --minutes 10     200 clients at once: streams, disconnects at random times, slow readers,
                                                 broken bodies, half-sent heads, floods. Every stream that is read to its end must
                                                 have the same text as alone; memory and slots must come back.
-    scripts/soak_serve.py faults                SIGKILL, SIGABRT, SIGBUS of the worker under 16 streams; SIGTERM with
+    scripts/soak_serve.py faults                SIGKILL, SIGABRT, SIGBUS of the runner under 16 streams; SIGTERM with
                                                 streams open; 600 requests at once.
     scripts/soak_serve.py flood                 Only the last of these.
 
@@ -54,7 +54,7 @@ class Server:
         # Nobody reads the log; a full pipe must not hold the server up.
         self.log = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
 
-    def worker(self) -> int | None:
+    def runner(self) -> int | None:
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         except OSError:
@@ -65,7 +65,7 @@ class Server:
         return int(children[0]) if children else None
 
     def memory_mib(self) -> tuple[float, float]:
-        """Anonymous memory of front and worker, swap included."""
+        """Anonymous memory of front and runner, swap included."""
 
         def of(pid: int | None) -> float:
             try:
@@ -74,7 +74,7 @@ class Server:
                 return 0.0
             return sum(int(n) for n in re.findall(r"(?:RssAnon|VmSwap):\s+(\d+)", status)) / 1024
 
-        return of(self.process.pid), of(self.worker())
+        return of(self.process.pid), of(self.runner())
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -251,25 +251,25 @@ async def soak(args: argparse.Namespace) -> None:
         truth[i] = (stream.text, stream.finish)
     print(f"{len(truth)} questions answered alone; {args.clients} clients for {args.minutes} minutes", flush=True)
     counts = dict.fromkeys(["complete", "wrong", "turned away", "left", "slow", "refused", "not refused", "cut off", "no connection"], 0)
-    pid, descriptors = server.worker(), server.descriptors()
+    pid, descriptors = server.runner(), server.descriptors()
     end = time.monotonic() + args.minutes * 60
     clients = [asyncio.create_task(client(server.port, i, end, truth, counts)) for i in range(args.clients)]
     memory = []
     while time.monotonic() < end:
         await asyncio.sleep(min(15, max(0.1, end - time.monotonic())))
         memory.append(server.memory_mib())
-        print(f"  {int(end - time.monotonic()):4d} s left, front {memory[-1][0]:.0f} MiB, worker {memory[-1][1]:.0f} MiB, {counts}", flush=True)
+        print(f"  {int(end - time.monotonic()):4d} s left, front {memory[-1][0]:.0f} MiB, runner {memory[-1][1]:.0f} MiB, {counts}", flush=True)
     await asyncio.gather(*clients)
     idle = await settled(server.port, 10)
     print(counts)
     expect(counts["wrong"] == 0, f"{counts['complete']} complete answers, {counts['wrong']} wrong")
     expect(counts["not refused"] == 0, f"{counts['refused']} broken bodies refused, {counts['not refused']} not")
     expect(idle is not None and idle <= 1, f"idle {idle if idle is None else round(idle, 2)} s after the last client")
-    expect(server.worker() == pid, "the worker is the same process")
+    expect(server.runner() == pid, "the runner is the same process")
     await asyncio.sleep(1)
     expect(server.descriptors() <= descriptors + 5, f"{descriptors} descriptors before, {server.descriptors()} after")
     third = max(1, len(memory) // 3)
-    for which, at in [("front", 0), ("worker", 1)]:
+    for which, at in [("front", 0), ("runner", 1)]:
         early, late = (statistics.median(m[at] for m in part) for part in (memory[third : 2 * third], memory[-third:]))
         expect(late - early <= max(4, early * 0.03), f"{which}: {early:.0f} MiB in the middle third, {late:.0f} in the last")
     server.stop()
@@ -298,11 +298,11 @@ async def faults(args: argparse.Namespace) -> None:
     load = await ready(server, 60)
     truth = await Stream().read(server.port, question(1))
     for number in [signal.SIGKILL, signal.SIGABRT, signal.SIGBUS]:
-        print(f"{number.name} of the worker under 16 streams")
+        print(f"{number.name} of the runner under 16 streams")
         tasks = [asyncio.create_task(long_stream(server.port, i)) for i in range(16)]
         await asyncio.sleep(1.5)
         killed = time.monotonic()
-        os.kill(server.worker(), number)
+        os.kill(server.runner(), number)
         ended = await asyncio.wait_for(asyncio.gather(*tasks), 30)
         slowest = max(at for _, at in ended) - killed
         told = sum(stream.error is not None for stream, _ in ended)

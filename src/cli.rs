@@ -52,7 +52,7 @@ pub enum Command {
     Detokenize(cmd::detokenize::Args),
     /// The engine behind `serve`, in a process of its own
     #[command(hide = true)]
-    Worker(cmd::worker::Args),
+    Runner(cmd::runner::Args),
 }
 
 /// Flags of every command that loads a model.

@@ -13,7 +13,7 @@
 //!   term               ReplyEvent          -> characters
 //! ```
 //!
-//! The server goes the same way with two processes: `server` encodes and parses, `worker` carries token ids
+//! The server goes the same way with two processes: `server` encodes and parses, `runner` carries token ids
 //! to and fro, and `scheduler` takes the session's place, with many requests in each forward pass.
 //!
 //! `src/README.md` is the map of the house.
@@ -35,13 +35,13 @@ pub mod mapped;
 pub mod model;
 pub mod perplexity;
 pub mod quantize;
+pub mod runner;
 pub mod scheduler;
 mod server;
 pub mod split;
 pub mod term;
 pub mod tokenizer;
 pub mod vision;
-pub mod worker;
 
 #[cfg(fuzzing)]
 pub use server::answer_to_body;

@@ -48,10 +48,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("imatrix", &["engine", "export", "gguf", "perplexity", "quantize", "tokenizer"]),
     ("doctor", &["chat", "export", "gguf", "model", "quantize", "tokenizer", "vision"]),
     ("scheduler", &["constraint", "engine", "tokenizer", "vision"]),
-    ("worker", &["constraint", "contain", "engine", "scheduler", "tokenizer", "vision"]),
+    ("runner", &["constraint", "contain", "engine", "scheduler", "tokenizer", "vision"]),
     (
         "server",
-        &["chat", "constraint", "contain", "engine", "scheduler", "tokenizer", "vision", "worker"],
+        &["chat", "constraint", "contain", "engine", "scheduler", "tokenizer", "vision", "runner"],
     ),
     ("term", &["chat", "vision"]),
     (
@@ -78,7 +78,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "term",
             "tokenizer",
             "vision",
-            "worker",
+            "runner",
         ],
     ),
     ("cli", &["chat", "cmd"]),

@@ -1,7 +1,7 @@
-//! `gust serve`: the local server in front of a worker process.
+//! `gust serve`: the local server in front of a runner process.
 //!
 //! Only the header of the model's file is read here, and nothing of the file is kept open: a file that is
-//! cut short later takes the worker with it, but not the server.
+//! cut short later takes the runner with it, but not the server.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use crate::chat::ChatFormat;
 use crate::cli::{FormatArgs, ModelArgs};
 use crate::gguf::Gguf;
 use crate::model;
+use crate::runner::RunnerCommand;
 use crate::server::{
     About, Access, Config, Dialect, FetchRule, Keys, Log, Names, Start, run as serve,
 };
 use crate::term::Printer;
 use crate::term::files::read_text;
 use crate::tokenizer::Tokenizer;
-use crate::worker::WorkerCommand;
 
 /// Most bytes of a file of keys.
 const MAX_KEY_FILE: u64 = 1 << 20;
@@ -124,7 +124,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let start = Start {
         address,
         access: args.access(keys.iter().map(String::as_str)),
-        worker: WorkerCommand::of(&args.model, args.slots.into(), &tokenizer)?,
+        runner: RunnerCommand::of(&args.model, args.slots.into(), &tokenizer)?,
         log: Log::new(move |line| log_printer.note(line)),
         config: args.config(),
         tokenizer,
@@ -167,7 +167,7 @@ impl Args {
     /// Reads what the front needs of the model.
     fn opened(&self) -> anyhow::Result<(Tokenizer, ChatFormat, About)> {
         let chosen = chat_format::of_flags(&self.format)?;
-        // The worker opens it too, and is the one to say so.
+        // The runner opens it too, and is the one to say so.
         let gguf = match &self.model.model {
             Some(path) => Gguf::open(path)?,
             None => model::builtin(),

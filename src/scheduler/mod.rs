@@ -2,7 +2,7 @@
 //!
 //! A [`Job`] is token ids in, token ids out. Each [`Scheduler::step`] runs one forward pass with a row for
 //! every reply that is being written and a share of somebody's prompt. The scheduler is a plain state
-//! machine without threads or channels of its own, so tests drive it step by step; `worker` owns the thread
+//! machine without threads or channels of its own, so tests drive it step by step; `runner` owns the thread
 //! that calls it. Time decides nothing but how much of a prompt goes into a step, and how long a job may be
 //! paused in a slot that another waits for.
 //!

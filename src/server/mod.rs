@@ -1,4 +1,4 @@
-//! The local HTTP server: OpenAI's, Mistral's and Anthropic's protocols in front of one worker.
+//! The local HTTP server: OpenAI's, Mistral's and Anthropic's protocols in front of one runner.
 //!
 //! ```text
 //! http        sockets, limits, keys, hosts; errors and streams as bytes
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Everything here is bounded: bodies, headers, connections, queue, buffers. Text, roles and JSON end here;
-//! the worker sees token ids.
+//! the runner sees token ids.
 
 mod anthropic;
 mod drain;
@@ -27,8 +27,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::chat::ChatFormat;
+use crate::runner::{ModelFacts, Runner, State};
 use crate::tokenizer::Tokenizer;
-use crate::worker::{ModelFacts, State, Worker};
 
 pub(crate) use drain::Drain;
 pub(crate) use http::{Access, Keys};
@@ -55,7 +55,7 @@ pub(crate) struct App {
     /// Where lines about requests go.
     pub(crate) log: Log,
     /// The engine's process.
-    pub(crate) worker: Worker,
+    pub(crate) runner: Runner,
     /// Who may run, and who waits.
     pub(crate) queue: Arc<Queue>,
     /// What the engine's process told of the model the last time it opened it.
@@ -69,7 +69,7 @@ pub(crate) struct App {
 impl App {
     /// What is known of the opened model; `None` until it was opened once.
     pub(crate) fn facts(&self) -> Option<Arc<ModelFacts>> {
-        match self.worker.state() {
+        match self.runner.state() {
             State::Ready(facts) => Some(facts),
             _ => self.known.borrow().clone(),
         }

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use super::http::{self, Access, Front};
 use super::{About, App, Config, Drain, Log, Metrics, Names, Queue, SharedApp};
 use crate::chat::ChatFormat;
+use crate::runner::{Runner, RunnerCommand, State};
 use crate::tokenizer::Tokenizer;
-use crate::worker::{State, Worker, WorkerCommand};
 
 /// Time that terminal events get to reach their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub(crate) struct Start {
     /// Who may ask.
     pub(crate) access: Access,
     /// How the engine's process is started.
-    pub(crate) worker: WorkerCommand,
+    pub(crate) runner: RunnerCommand,
     /// Where lines about requests go.
     pub(crate) log: Log,
 }
@@ -70,7 +70,7 @@ async fn lived(start: Start, listening: impl FnOnce(SocketAddr)) -> Result<()> {
         metrics: Metrics::default(),
         drain: Drain::new(),
         log: start.log,
-        worker: Worker::start(start.worker),
+        runner: Runner::start(start.runner),
         queue,
         known: watch::Sender::new(None),
         about: start.about,
@@ -115,7 +115,7 @@ fn cannot_listen(address: SocketAddr, error: io::Error) -> anyhow::Error {
 
 /// Tells of the engine's fate; ends only when the model cannot be opened at all.
 async fn watched(app: &SharedApp) -> Result<()> {
-    let mut states = app.worker.watch();
+    let mut states = app.runner.watch();
     loop {
         let state = states.borrow_and_update().clone();
         match state {
@@ -148,11 +148,11 @@ async fn drained(app: &SharedApp) {
         app.drain.cut();
         if timeout(FAREWELL / 2, connections.closed()).await.is_err() {
             // Whoever has not heard it learns it from the engine.
-            let stopped = async { tokio::join!(app.worker.stop(), connections.closed()) };
+            let stopped = async { tokio::join!(app.runner.stop(), connections.closed()) };
             let _ = timeout(FAREWELL / 2, stopped).await;
         }
     }
-    let _ = timeout(ENGINE_END, app.worker.stop()).await;
+    let _ = timeout(ENGINE_END, app.runner.stop()).await;
 }
 
 /// What asks the program to end.

@@ -1,15 +1,15 @@
-//! What tests of handlers and protocols need: an app without a worker. Fuzz targets need one as well.
+//! What tests of handlers and protocols need: an app without a runner. Fuzz targets need one as well.
 
 use super::*;
 
 impl App {
-    /// An app of the built-in model, for tests of what needs no worker.
+    /// An app of the built-in model, for tests of what needs no runner.
     #[cfg(test)]
     pub(crate) fn for_tests(config: Config) -> SharedApp {
-        Self::without_worker(config, State::Loading(None))
+        Self::without_runner(config, State::Loading(None))
     }
 
-    fn without_worker(config: Config, state: State) -> SharedApp {
+    fn without_runner(config: Config, state: State) -> SharedApp {
         let gguf = crate::model::builtin();
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let format = ChatFormat::of(&tokenizer, None).unwrap();
@@ -21,7 +21,7 @@ impl App {
             metrics: Metrics::default(),
             drain: Drain::new(),
             log: Log::new(|_| {}),
-            worker: Worker::absent(state),
+            runner: Runner::absent(state),
             queue,
             known: watch::Sender::new(None),
             about: About::default(),
@@ -49,7 +49,7 @@ pub fn answer_to_body(path: &str, body: &[u8]) -> Option<(u16, Vec<u8>)> {
             vocabulary: [0; 32],
         };
         let config = Config { fetch, ..Config::default() };
-        let app = App::without_worker(config, State::Ready(Arc::new(facts)));
+        let app = App::without_runner(config, State::Ready(Arc::new(facts)));
         (Runtime::new().expect("threads can be had"), app)
     });
     let (runtime, app) = &*SERVER;

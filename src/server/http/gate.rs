@@ -23,8 +23,8 @@ use hyper::body::Incoming;
 use super::framing::MAX_URI;
 use super::routes::{self, Route};
 use super::{ApiError, ErrorKind, RequestId, models};
+use crate::runner::State;
 use crate::server::{SharedApp, anthropic, request};
-use crate::worker::State;
 
 /// Where a request came in.
 #[derive(Debug, Clone)]
@@ -137,7 +137,7 @@ fn pass(
         app.front.bodies.check(&head.headers)?;
     }
     if route.needs_engine() {
-        check_engine(&app.worker.state())?;
+        check_engine(&app.runner.state())?;
     }
     Ok(Pass::Route(route))
 }

@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Most connections at once, where the system allows so many files.
 const MAX_CONNECTIONS: u64 = 1024;
-/// Files for all else: the worker's pipes, pictures that are fetched.
+/// Files for all else: the runner's pipes, pictures that are fetched.
 const N_OTHER_FILES: u64 = 128;
 
 /// How many connections there may be: each is a file to the system. Raises the limit of files if it can.

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::{ApiError, ErrorKind, json as answer};
+use crate::runner::ModelFacts;
 use crate::server::App;
-use crate::worker::ModelFacts;
 
 /// What these addresses need; until it is known, they answer 503.
 pub(super) fn facts(app: &App) -> Result<std::sync::Arc<ModelFacts>, ApiError> {

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::json as answer;
 use super::routes::Route;
+use crate::runner::State;
 use crate::server::App;
-use crate::worker::State;
 
 /// Answers counted by route and status.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Requests {
 
 /// `GET /health`: 200 when requests can be served.
 pub(super) fn health(app: &App) -> Response {
-    let (status, why) = match app.worker.state() {
+    let (status, why) = match app.runner.state() {
         _ if app.drain.has_begun() => ("draining", None),
         State::Ready(_) => ("ok", None),
         State::Loading(None) => ("loading", None),
@@ -44,7 +44,7 @@ pub(super) fn health(app: &App) -> Response {
         State::Failed(why) => ("failed", Some(why)),
         State::Stopped => ("draining", None),
     };
-    let load = app.worker.load();
+    let load = app.runner.load();
     let mut response = answer(&json!({
         "status": status,
         "message": why,
@@ -53,7 +53,7 @@ pub(super) fn health(app: &App) -> Response {
         "running": load.n_running + load.n_suspended,
         "waiting": load.n_waiting + app.queue.n_waiting(),
         "slots": app.config.n_slots,
-        "restarts": app.worker.n_restarts(),
+        "restarts": app.runner.n_restarts(),
     }));
     if status != "ok" {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -95,7 +95,7 @@ pub(super) fn metrics(app: &App) -> Response {
         line(&mut text, &format!("requests_total{{route=\"{route}\",status=\"{status}\"}}"), n);
     }
     let metrics = &app.metrics;
-    let load = app.worker.load();
+    let load = app.runner.load();
     let one = |text: &mut String, name: &str, kind: &str, help: &str, n: u64| {
         head(text, name, kind, help);
         line(text, name, n);
@@ -104,7 +104,7 @@ pub(super) fn metrics(app: &App) -> Response {
         ("prompt_tokens_total", "Tokens of prompts.", metrics.n_prompt.get()),
         ("cached_tokens_total", "Prompt tokens not computed again.", metrics.n_cached.get()),
         ("generated_tokens_total", "Tokens written.", metrics.n_generated.get()),
-        ("worker_restarts_total", "Times the engine was restarted.", app.worker.n_restarts()),
+        ("worker_restarts_total", "Times the engine was restarted.", app.runner.n_restarts()),
     ] {
         one(&mut text, name, "counter", help, n);
     }
@@ -132,7 +132,7 @@ pub(super) fn metrics(app: &App) -> Response {
 }
 
 fn ready(app: &App) -> usize {
-    usize::from(matches!(app.worker.state(), State::Ready(_)) && !app.drain.has_begun())
+    usize::from(matches!(app.runner.state(), State::Ready(_)) && !app.drain.has_begun())
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {

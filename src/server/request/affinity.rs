@@ -1,7 +1,7 @@
 //! Which requests belong together, as far as clients say so.
 //!
 //! A key is a hint for keeping what a conversation will need again; nobody is let in or kept out by it. It
-//! is hashed with a key of this process, so that neither log nor worker learns the client's text.
+//! is hashed with a key of this process, so that neither log nor runner learns the client's text.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;

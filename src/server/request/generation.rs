@@ -3,7 +3,7 @@
 //! A place in the queue comes first and costs nothing; then the prompt is written and the rules are
 //! compiled, so that every fault of the request is an answer of its own. From there on a task waits for the
 //! slots, and whoever reads the items has them at once to send headers and signs of life. A reader that goes
-//! away ends the jobs; one that does not read pauses them, because nothing is taken from the worker while
+//! away ends the jobs; one that does not read pauses them, because nothing is taken from the runner while
 //! its pieces wait; it keeps nobody waiting for long, and is given up after a while.
 
 use std::pin::{Pin, pin};
@@ -21,19 +21,19 @@ use super::queue::Place;
 use super::record::{Outcome, Record};
 use super::relay::{Relay, lost};
 use super::{Asked, Origin, ReplyItem, Source, Usage};
-use crate::server::SharedApp;
-use crate::server::http::{ApiError, ErrorKind};
-use crate::worker::{
+use crate::runner::{
     Brake, JobEvent, JobStream, ModelFacts, NewJob, PrepareError, Prepared, State,
 };
+use crate::server::SharedApp;
+use crate::server::http::{ApiError, ErrorKind};
 
 /// Pieces that wait for a reader.
 const MAX_WAITING: usize = 64;
 /// How long a full buffer waits for its reader, and how long until the reader is taken for slow: then the jobs
-/// are held, which write ahead otherwise, and the worker may give their slots to others.
+/// are held, which write ahead otherwise, and the runner may give their slots to others.
 const PATIENCE: Duration = Duration::from_secs(30);
 const INDULGENCE: Duration = Duration::from_secs(1);
-/// How long a request waits for a worker that opens the model.
+/// How long a request waits for a runner that opens the model.
 const READINESS: Duration = Duration::from_secs(2);
 
 /// Replies that are being written. Dropping it ends them.
@@ -87,17 +87,17 @@ pub(crate) async fn count(app: &SharedApp, source: Source) -> Result<usize, ApiE
         .await
 }
 
-/// What is known of the model, as soon as there is a worker that has it.
+/// What is known of the model, as soon as there is a runner that has it.
 async fn ready(app: &SharedApp) -> Result<Arc<ModelFacts>, ApiError> {
     let unavailable =
         |retry_after_s, message| ApiError::new(ErrorKind::Unavailable { retry_after_s }, message);
     if app.drain.has_begun() {
         return Err(ending());
     }
-    let mut watched = app.worker.watch();
+    let mut watched = app.runner.watch();
     let is_settled = |state: &State| !matches!(state, State::Loading(_));
     let _ = timeout(READINESS, watched.wait_for(is_settled)).await;
-    match app.worker.state() {
+    match app.runner.state() {
         State::Ready(facts) => Ok(facts),
         State::Loading(None) => Err(unavailable(5, "the model is being loaded".to_owned())),
         State::Loading(Some(why)) => Err(lost(&why)),
@@ -143,7 +143,7 @@ impl Task {
         let mut prepared = Vec::with_capacity(n);
         for _ in 0..n {
             prepared.push(match plan.rules.clone() {
-                Some(rules) => Some(app.worker.prepare(rules).await.map_err(unprepared)?),
+                Some(rules) => Some(app.runner.prepare(rules).await.map_err(unprepared)?),
                 None => None,
             });
         }
@@ -201,7 +201,7 @@ impl Task {
                 };
                 let cut = app.drain.is_cut();
                 let outcome = drive(&mut jobs, &mut relay, &sink, cut, &mut notice).await;
-                // First: who gets the slot next must find it free in the worker.
+                // First: who gets the slot next must find it free in the runner.
                 drop(jobs);
                 outcome
             }
@@ -237,7 +237,7 @@ async fn submit(
             n_logprobs: asked.n_logprobs,
             affinity: origin.affinity,
         };
-        jobs.push(app.worker.submit(job, prepared).await.map_err(|error| lost(&error.0))?);
+        jobs.push(app.runner.submit(job, prepared).await.map_err(|error| lost(&error.0))?);
     }
     Ok(jobs)
 }
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_worker_and_the_server_s_end_are_errors() {
+    async fn a_lost_runner_and_the_server_s_end_are_errors() {
         let lost = vec![JobEvent::Lost("the engine stopped: signal 9".to_owned())];
         let (outcome, items) = driven(vec![lost, Vec::new()], std::future::pending()).await;
         let Outcome::Failed(error) = outcome else { panic!("{outcome:?}") };
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_worker_requests_are_refused_and_leave_the_queue() {
+    async fn without_a_runner_requests_are_refused_and_leave_the_queue() {
         let app = App::for_tests(Config::default());
         let origin = Origin::for_tests("/v1/completions");
         let source = Source::Text(vec![1], crate::chat::ResponseFormat::Text);

@@ -111,6 +111,6 @@ pub(crate) struct Usage {
     pub(crate) n_completion: usize,
     /// Tokens of reasoning.
     pub(crate) n_reasoning: usize,
-    /// Times and counts, as the worker tells them.
+    /// Times and counts, as the runner tells them.
     pub(crate) spent: Spent,
 }

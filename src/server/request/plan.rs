@@ -12,10 +12,10 @@ use crate::chat::{
 };
 use crate::constraint::{ConstraintError, ReplyRules};
 use crate::engine::{Prompt, SamplingError, SamplingParams};
+use crate::runner::ModelFacts;
 use crate::server::App;
 use crate::server::http::ApiError;
 use crate::tokenizer::{TokenId, Tokenizer};
-use crate::worker::ModelFacts;
 
 /// What the engine is told.
 #[derive(Debug)]

@@ -121,7 +121,7 @@ impl Drop for Place {
 }
 
 impl Permit {
-    /// Lets the next ones run although these replies are not done: their reader does not read, and the worker, which
+    /// Lets the next ones run although these replies are not done: their reader does not read, and the runner, which
     /// has no more slots than there are, gives theirs to others.
     pub(crate) fn make_way(&mut self) {
         if self.slots.take().is_some() {

@@ -9,10 +9,10 @@ use std::time::Instant;
 use super::{ReplyItem, ScoredToken, Usage};
 use crate::chat::{FinishReason, ReplyEvent, ReplyParser};
 use crate::engine::End;
+use crate::runner::JobEvent;
 use crate::scheduler::{Logprobs, Spent, Start};
 use crate::server::http::{ApiError, ErrorKind};
 use crate::tokenizer::TokenId;
-use crate::worker::JobEvent;
 
 /// All replies of one request.
 pub(super) struct Relay<'a> {
@@ -33,12 +33,12 @@ struct Choice<'a> {
     scored: Vec<ScoredToken>,
     n_tokens: usize,
     n_reasoning: usize,
-    /// What reading the prompt took so far, as the worker says: its events come in bunches, and their times here
+    /// What reading the prompt took so far, as the runner says: its events come in bunches, and their times here
     /// tell nothing.
     read: Spent,
     first: Option<Instant>,
     last: Option<Instant>,
-    /// What the worker says at the end; not of a reply that was stopped from here.
+    /// What the runner says at the end; not of a reply that was stopped from here.
     spent: Option<Spent>,
     reason: Option<FinishReason>,
 }
@@ -192,7 +192,7 @@ impl Choice<'_> {
         }
     }
 
-    /// The worker's word, or what was seen from here.
+    /// The runner's word, or what was seen from here.
     fn spent(&self) -> Spent {
         let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => to.saturating_duration_since(from).as_secs_f64(),
@@ -206,7 +206,7 @@ impl Choice<'_> {
     }
 }
 
-/// The error of whoever was with a worker that has died.
+/// The error of whoever was with a runner that has died.
 pub(super) fn lost(why: &str) -> ApiError {
     let message = match why.starts_with("the engine") {
         true => format!("{why}; it is being restarted"),
@@ -294,14 +294,14 @@ mod tests {
                 break;
             }
         }
-        // What comes before the worker has heard of it is nobody's.
+        // What comes before the runner has heard of it is nobody's.
         assert!(relay.take(0, JobEvent::Token(5, None)).items.is_empty());
         let shown = shown(&items);
         assert_eq!(shown[shown.len() - 2..], ["0 Stop 0".to_owned(), "done".to_owned()]);
         let usage = relay.usage();
         let Spent { n_prefilled, n_generated, waited_s, prefill_s, .. } = usage.spent;
         assert_eq!((usage.n_completion, n_generated, n_prefilled), (n, n, 6));
-        assert_eq!((waited_s, prefill_s), (0.1, 0.5), "by the worker's clock");
+        assert_eq!((waited_s, prefill_s), (0.1, 0.5), "by the runner's clock");
     }
 
     #[test]
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_s_death_is_told_as_such() {
+    fn a_runner_s_death_is_told_as_such() {
         let tokenizer = tokenizer();
         for (event, kind, message) in [
             (

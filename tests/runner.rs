@@ -1,4 +1,4 @@
-//! The worker's process: what it answers, what kills it, and what is left of its jobs then.
+//! The runner's process: what it answers, what kills it, and what is left of its jobs then.
 //!
 //! The program itself is started, and killed. Nothing here asserts how long something takes; what must not
 //! hang runs under one generous limit.
@@ -18,12 +18,12 @@ use gust::engine::{
     End, Engine, EngineOptions, Generation, ImageSpan, Prompt, Sampler, SamplingParams, Session,
 };
 use gust::model::{self, YarnPolicy};
-use gust::tokenizer::Tokenizer;
-use gust::vision::Image;
-use gust::worker::{
-    JobEvent, JobStream, NewJob, PATIENCE, PrepareError, State, Worker, WorkerCommand,
+use gust::runner::{
+    JobEvent, JobStream, NewJob, PATIENCE, PrepareError, Runner, RunnerCommand, State,
     vocabulary_hash,
 };
+use gust::tokenizer::Tokenizer;
+use gust::vision::Image;
 
 const N_CTX: u32 = 4096;
 
@@ -43,9 +43,9 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_gguf(&model::builtin()).unwrap()
 }
 
-fn command(args: &[&str]) -> WorkerCommand {
-    let fixed = ["worker", "--slots=4", "--threads=1", "--ctx=4096"];
-    WorkerCommand {
+fn command(args: &[&str]) -> RunnerCommand {
+    let fixed = ["runner", "--slots=4", "--threads=1", "--ctx=4096"];
+    RunnerCommand {
         program: env!("CARGO_BIN_EXE_gust").into(),
         args: fixed.iter().chain(args).map(OsString::from).collect(),
         vocabulary: vocabulary_hash(&tokenizer()),
@@ -59,12 +59,12 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(limit, work).await.expect("it does not hang") })
 }
 
-async fn until(worker: &Worker, is_it: impl Fn(&State) -> bool) -> State {
-    worker.watch().wait_for(|state| is_it(state)).await.unwrap().clone()
+async fn until(runner: &Runner, is_it: impl Fn(&State) -> bool) -> State {
+    runner.watch().wait_for(|state| is_it(state)).await.unwrap().clone()
 }
 
-async fn ready(worker: &Worker) {
-    until(worker, |state| matches!(state, State::Ready(_))).await;
+async fn ready(runner: &Runner) {
+    until(runner, |state| matches!(state, State::Ready(_))).await;
 }
 
 fn prompt(text: &str) -> Prompt {
@@ -108,15 +108,15 @@ async fn read(mut stream: JobStream) -> (Vec<u32>, JobEvent) {
     }
 }
 
-fn kill(worker: &Worker, signal: &str) {
-    let pid = worker.pid().unwrap().to_string();
+fn kill(runner: &Runner, signal: &str) {
+    let pid = runner.pid().unwrap().to_string();
     assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
 }
 
 /// Kills the process; more than once, for Rust's own handler takes a first SIGSEGV that is nobody's fault.
-async fn kill_surely(worker: &Worker, signal: &str) {
-    let pid = worker.pid().unwrap();
-    while worker.pid() == Some(pid) {
+async fn kill_surely(runner: &Runner, signal: &str) {
+    let pid = runner.pid().unwrap();
+    while runner.pid() == Some(pid) {
         Command::new("kill")
             .args([signal, &pid.to_string()])
             .stderr(Stdio::null())
@@ -149,20 +149,20 @@ fn greedy_text_is_the_engines_own() {
     job.prompt.images.push(ImageSpan { start: 2, grid, image });
     jobs.push(job);
     run(async {
-        let worker = Worker::start(command(&[]));
-        ready(&worker).await;
+        let runner = Runner::start(command(&[]));
+        ready(&runner).await;
         let mut streams = Vec::new();
         for job in &jobs {
-            streams.push(worker.submit(job.clone(), None).await.unwrap());
+            streams.push(runner.submit(job.clone(), None).await.unwrap());
         }
         for (stream, job) in streams.into_iter().zip(&jobs) {
             let (tokens, last) = read(stream).await;
             assert_eq!(tokens, alone(&engine, job));
             assert!(matches!(last, JobEvent::Ended(End::MaxTokens, _)), "{last:?}");
         }
-        worker.stop().await;
-        assert_eq!((worker.state(), worker.pid()), (State::Stopped, None));
-        let refused = worker.submit(jobs[0].clone(), None).await.unwrap_err();
+        runner.stop().await;
+        assert_eq!((runner.state(), runner.pid()), (State::Stopped, None));
+        let refused = runner.submit(jobs[0].clone(), None).await.unwrap_err();
         assert_eq!(refused.to_string(), "the server is ending");
     });
 }
@@ -171,45 +171,45 @@ fn greedy_text_is_the_engines_own() {
 fn a_process_that_is_killed_loses_its_jobs_and_is_started_again() {
     let engine = engine();
     run(async {
-        let worker = Worker::start(command(&[]));
+        let runner = Runner::start(command(&[]));
         let cases = [("-KILL", "SIGKILL"), ("-ABRT", "SIGABRT"), ("-SEGV", "SIGSEGV")];
         for (n, (signal, name)) in (1..).zip(cases) {
-            ready(&worker).await;
+            ready(&runner).await;
             let mut streams = Vec::new();
             for text in ["Hi", "Thanks", "Who are you?"] {
-                let mut stream = worker.submit(job(text, 4000), None).await.unwrap();
+                let mut stream = runner.submit(job(text, 4000), None).await.unwrap();
                 while !matches!(stream.next().await, Some(JobEvent::Token(..))) {}
                 streams.push(stream);
             }
-            kill_surely(&worker, signal).await;
+            kill_surely(&runner, signal).await;
             for stream in streams {
                 let (_, last) = read(stream).await;
                 let JobEvent::Lost(why) = last else { panic!("{last:?}") };
                 assert!(why.starts_with("the engine stopped (signal: "), "{why}");
                 assert!(why.contains(name), "{why}");
             }
-            until(&worker, |state| matches!(state, State::Ready(_)) && worker.n_restarts() == n)
+            until(&runner, |state| matches!(state, State::Ready(_)) && runner.n_restarts() == n)
                 .await;
             let job = job("Capital of Japan?", 24);
-            let (tokens, _) = read(worker.submit(job.clone(), None).await.unwrap()).await;
+            let (tokens, _) = read(runner.submit(job.clone(), None).await.unwrap()).await;
             assert_eq!(tokens, alone(&engine, &job));
         }
-        worker.stop().await;
+        runner.stop().await;
     });
 }
 
 #[test]
 fn a_process_that_says_nothing_is_ended() {
     run(async {
-        let command = WorkerCommand { patience: Duration::from_secs(2), ..command(&[]) };
-        let worker = Worker::start(command);
-        ready(&worker).await;
-        let mut stream = worker.submit(job("Hi", 4000), None).await.unwrap();
+        let command = RunnerCommand { patience: Duration::from_secs(2), ..command(&[]) };
+        let runner = Runner::start(command);
+        ready(&runner).await;
+        let mut stream = runner.submit(job("Hi", 4000), None).await.unwrap();
         while !matches!(stream.next().await, Some(JobEvent::Token(..))) {}
-        kill(&worker, "-STOP");
+        kill(&runner, "-STOP");
         let (_, last) = read(stream).await;
         assert_eq!(last, JobEvent::Lost("the engine stopped: it had said nothing for 2 s".into()));
-        worker.stop().await;
+        runner.stop().await;
     });
 }
 
@@ -217,37 +217,37 @@ fn a_process_that_says_nothing_is_ended() {
 fn a_slow_reader_holds_up_nobody_and_misses_nothing() {
     let engine = engine();
     run(async {
-        let worker = Worker::start(command(&[]));
-        ready(&worker).await;
+        let runner = Runner::start(command(&[]));
+        ready(&runner).await;
         let [slow, quick] = [job("Hi", 700), job("Thanks", 400)];
-        let unread = worker.submit(slow.clone(), None).await.unwrap();
-        let (tokens, last) = read(worker.submit(quick.clone(), None).await.unwrap()).await;
+        let unread = runner.submit(slow.clone(), None).await.unwrap();
+        let (tokens, last) = read(runner.submit(quick.clone(), None).await.unwrap()).await;
         assert_eq!(tokens, alone(&engine, &quick));
         assert!(matches!(last, JobEvent::Ended(..)), "{last:?}");
         // It has a slot still: without the pause it would be as far as the other, and farther.
-        while worker.load().n_running > 1 {
+        while runner.load().n_running > 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(worker.load().n_running, 1);
+        assert_eq!(runner.load().n_running, 1);
         let (tokens, last) = read(unread).await;
         assert_eq!(tokens, alone(&engine, &slow));
         assert!(matches!(last, JobEvent::Ended(End::MaxTokens, _)), "{last:?}");
-        worker.stop().await;
+        runner.stop().await;
     });
 }
 
 #[test]
 fn a_stream_that_is_dropped_gives_its_slot_back() {
     run(async {
-        let worker = Worker::start(command(&[]));
-        ready(&worker).await;
-        let mut stream = worker.submit(job("Hi", 4000), None).await.unwrap();
+        let runner = Runner::start(command(&[]));
+        ready(&runner).await;
+        let mut stream = runner.submit(job("Hi", 4000), None).await.unwrap();
         while !matches!(stream.next().await, Some(JobEvent::Token(..))) {}
         drop(stream);
-        while worker.load().n_running > 0 {
+        while runner.load().n_running > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        worker.stop().await;
+        runner.stop().await;
     });
 }
 
@@ -265,63 +265,63 @@ fn rules(text: TextRules) -> ReplyRules {
 #[test]
 fn rules_hold_a_reply_and_faults_name_their_field() {
     run(async {
-        let worker = Worker::start(command(&[]));
-        ready(&worker).await;
+        let runner = Runner::start(command(&[]));
+        ready(&runner).await;
         let schema = |text: &str| {
             let field = "response_format.json_schema.schema".to_owned();
             rules(TextRules::Held(Language::JsonSchema(text.to_owned()), field))
         };
-        let fault = worker.prepare(schema(r#"{"type": "strin"}"#)).await.unwrap_err();
+        let fault = runner.prepare(schema(r#"{"type": "strin"}"#)).await.unwrap_err();
         let PrepareError::Rules { field, message } = fault else { panic!("{fault:?}") };
         assert_eq!(field, "response_format.json_schema.schema");
         assert!(message.contains("strin"), "{message}");
 
-        let prepared = worker.prepare(schema(r#"{"enum": ["yes", "no"]}"#)).await.unwrap();
+        let prepared = runner.prepare(schema(r#"{"enum": ["yes", "no"]}"#)).await.unwrap();
         assert_eq!(prepared.notes, ["a note"]);
         let mut job = job("Is it?", 32);
         job.sampling.logit_bias.clear();
-        let (tokens, last) = read(worker.submit(job.clone(), Some(prepared)).await.unwrap()).await;
+        let (tokens, last) = read(runner.submit(job.clone(), Some(prepared)).await.unwrap()).await;
         assert!(matches!(last, JobEvent::Ended(End::Eos, _)), "{last:?}");
         let text = tokenizer().decode(&tokens);
         assert!(text == br#""yes""# || text == br#""no""#, "{}", String::from_utf8_lossy(&text));
 
         // What one process has prepared is not there in the next.
-        let prepared = worker.prepare(schema(r#"{"enum": ["yes"]}"#)).await.unwrap();
-        kill(&worker, "-KILL");
-        until(&worker, |state| matches!(state, State::Ready(_)) && worker.n_restarts() == 1).await;
-        assert!(worker.submit(job, Some(prepared)).await.is_err());
-        worker.stop().await;
+        let prepared = runner.prepare(schema(r#"{"enum": ["yes"]}"#)).await.unwrap();
+        kill(&runner, "-KILL");
+        until(&runner, |state| matches!(state, State::Ready(_)) && runner.n_restarts() == 1).await;
+        assert!(runner.submit(job, Some(prepared)).await.is_err());
+        runner.stop().await;
     });
 }
 
 #[test]
 fn a_model_that_cannot_be_opened_fails_and_says_so() {
     run(async {
-        let worker = Worker::start(command(&["--model=there-is-no-such.gguf"]));
-        let State::Failed(why) = until(&worker, |state| matches!(state, State::Failed(_))).await
+        let runner = Runner::start(command(&["--model=there-is-no-such.gguf"]));
+        let State::Failed(why) = until(&runner, |state| matches!(state, State::Failed(_))).await
         else {
             unreachable!()
         };
         assert!(why.contains("there-is-no-such.gguf"), "{why}");
-        assert!(worker.submit(job("Hi", 1), None).await.is_err());
-        worker.stop().await;
+        assert!(runner.submit(job("Hi", 1), None).await.is_err());
+        runner.stop().await;
 
-        let other = WorkerCommand { vocabulary: [0; 32], ..command(&[]) };
-        let worker = Worker::start(other);
-        let State::Failed(why) = until(&worker, |state| matches!(state, State::Failed(_))).await
+        let other = RunnerCommand { vocabulary: [0; 32], ..command(&[]) };
+        let runner = Runner::start(other);
+        let State::Failed(why) = until(&runner, |state| matches!(state, State::Failed(_))).await
         else {
             unreachable!()
         };
         assert!(why.contains("another vocabulary"), "{why}");
-        worker.stop().await;
+        runner.stop().await;
 
-        let worker = Worker::start(command(&["--front=another"]));
-        let State::Failed(why) = until(&worker, |state| matches!(state, State::Failed(_))).await
+        let runner = Runner::start(command(&["--front=another"]));
+        let State::Failed(why) = until(&runner, |state| matches!(state, State::Failed(_))).await
         else {
             unreachable!()
         };
         assert!(why.starts_with("the program was replaced while it ran: another"), "{why}");
-        worker.stop().await;
+        runner.stop().await;
     });
 }
 
@@ -333,24 +333,24 @@ fn a_model_file_that_is_cut_while_in_use_ends_its_jobs_and_is_named() {
     fs::copy(tiny, &path).unwrap();
     run(async {
         let model = format!("--model={}", path.display());
-        let worker = Worker::start(command(&[&model, "--no-repack"]));
-        ready(&worker).await;
-        let mut stream = worker.submit(job("Hi", 4000), None).await.unwrap();
+        let runner = Runner::start(command(&[&model, "--no-repack"]));
+        ready(&runner).await;
+        let mut stream = runner.submit(job("Hi", 4000), None).await.unwrap();
         while !matches!(stream.next().await, Some(JobEvent::Token(..))) {}
         fs::File::options().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
         let (_, last) = read(stream).await;
         let JobEvent::Lost(why) = last else { panic!("{last:?}") };
         assert!(why.contains("SIGBUS") && why.contains("a model file was cut short"), "{why}");
-        let State::Failed(why) = until(&worker, |state| matches!(state, State::Failed(_))).await
+        let State::Failed(why) = until(&runner, |state| matches!(state, State::Failed(_))).await
         else {
             unreachable!()
         };
         assert!(why.contains("cut.gguf"), "{why}");
-        worker.stop().await;
+        runner.stop().await;
     });
 }
 
-/// The program as a worker, with nobody to look after it.
+/// The program as a runner, with nobody to look after it.
 fn process() -> Child {
     Command::new(env!("CARGO_BIN_EXE_gust"))
         .args(command(&[]).args)

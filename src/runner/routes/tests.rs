@@ -1,8 +1,8 @@
-//! What is sent and what is not, without a worker.
+//! What is sent and what is not, without a runner.
 
 use super::*;
 use crate::engine::SamplingParams;
-use crate::worker::Submission;
+use crate::runner::Submission;
 
 fn submit(routes: &Routes, id: JobId, life: Option<u64>, pictures: Pictures) -> Line {
     let submission = Submission {
@@ -36,7 +36,7 @@ fn clients_that_come_and_go_leave_nothing_to_be_sent() {
         routes.cancel(id, Some(life));
     }
     assert!(routes.inner().outgoing.is_empty());
-    // What the worker knows already is called off.
+    // What the runner knows already is called off.
     let (id, life, _) = routes.prepare(Request::Resume).unwrap();
     assert_eq!(outgoing(&routes).len(), 1);
     submit(&routes, id, Some(life), Vec::new());

@@ -1,6 +1,6 @@
 //! Frames that wait to be written, and what each is about.
 //!
-//! A worker that is in a long pass takes no more than its own queue holds, and meanwhile clients may come and go. What is about a job that
+//! A runner that is in a long pass takes no more than its own queue holds, and meanwhile clients may come and go. What is about a job that
 //! nobody wants any more is taken out, so that no more waits here than there are requests, however many there
 //! were.
 
@@ -12,7 +12,7 @@ use crate::vision::ImageHash;
 /// What a frame is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum About {
-    /// The first that the worker hears of a job.
+    /// The first that the runner hears of a job.
     NewJob(JobId),
     /// A job that it knows.
     Job(JobId),
@@ -44,7 +44,7 @@ impl Outgoing {
         self.frames.pop_front()
     }
 
-    /// Takes out all that is about a job; `true` if the worker has never heard of it.
+    /// Takes out all that is about a job; `true` if the runner has never heard of it.
     pub(super) fn withdraw(&mut self, id: JobId) -> bool {
         let is_new = self.has(About::NewJob(id));
         self.frames.retain(|(about, _)| ![About::NewJob(id), About::Job(id)].contains(about));
@@ -74,7 +74,7 @@ mod tests {
             outgoing.push(about, Vec::new());
         }
         assert_eq!(outgoing.pop(), Some((About::NewJob(a), Vec::new())));
-        assert!(!outgoing.withdraw(a), "the worker has heard of it");
+        assert!(!outgoing.withdraw(a), "the runner has heard of it");
         assert!(outgoing.withdraw(b));
         assert!(outgoing.has(About::Picture(picture)));
         outgoing.withdraw_picture(picture);

@@ -1,4 +1,4 @@
-//! Keeps a worker process alive.
+//! Keeps a runner process alive.
 //!
 //! A process that dies is started again at once, since a crash is mostly one request's; one that dies again and
 //! again is started ever later, so that a broken machine is not kept busy with opening a model. What kills
@@ -33,9 +33,9 @@ const N_AT_ONCE: u32 = 3;
 /// Longest wait between starts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// How a worker process is started.
+/// How a runner process is started.
 #[derive(Debug, Clone)]
-pub struct WorkerCommand {
+pub struct RunnerCommand {
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
@@ -65,7 +65,7 @@ enum Fate {
 }
 
 struct Supervisor {
-    command: WorkerCommand,
+    command: RunnerCommand,
     routes: Arc<Routes>,
     vitals: Arc<Vitals>,
     state: watch::Sender<State>,
@@ -76,7 +76,7 @@ struct Supervisor {
 
 /// Starts a task that keeps a process alive until `stop` says so or is dropped.
 pub(super) fn start(
-    command: WorkerCommand,
+    command: RunnerCommand,
     routes: Arc<Routes>,
     vitals: Arc<Vitals>,
     stop: watch::Receiver<bool>,

@@ -1,8 +1,8 @@
 //! Which job each report belongs to, and what is to be sent.
 //!
 //! Nothing in here waits for a reader: a report is taken apart under one short lock, a job whose reader is
-//! slow is paused at the worker, and all others go on. Requests and jobs change under the same lock, so a
-//! pause never overtakes the resume that follows it, and nothing is sent to a worker for a job of the one
+//! slow is paused at the runner, and all others go on. Requests and jobs change under the same lock, so a
+//! pause never overtakes the resume that follows it, and nothing is sent to a runner for a job of the one
 //! before it.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::vision::{Grid, Image, ImageHash, PatchConfig};
 const PAUSE_AT: usize = 256;
 const RESUME_AT: usize = 64;
 /// Most events that wait: more than lie in a pipe when the pause is sent. Who lets it come to that has a
-/// worker that does not obey, and loses the job.
+/// runner that does not obey, and loses the job.
 const MAX_WAITING: usize = 1 << 14;
 
 /// What pictures of a job are needed for: their pixels may be asked for at any time.
@@ -33,7 +33,7 @@ pub(super) type Pictures = Vec<(ImageHash, Grid, Arc<Image>)>;
 /// Answers to [`Request::Prepare`].
 pub(super) type Answer = Result<Vec<String>, PrepareError>;
 
-/// All that the front knows of one worker and its jobs.
+/// All that the front knows of one runner and its jobs.
 #[derive(Debug)]
 pub(super) struct Routes {
     inner: Mutex<Inner>,
@@ -43,9 +43,9 @@ pub(super) struct Routes {
 
 #[derive(Debug)]
 struct Inner {
-    /// Counts the workers; what was meant for an earlier one is not for this one.
+    /// Counts the runners; what was meant for an earlier one is not for this one.
     life: u64,
-    /// Why nothing can be sent; `None` while a worker serves.
+    /// Why nothing can be sent; `None` while a runner serves.
     closed: Option<String>,
     patches: Option<PatchConfig>,
     next_id: u64,
@@ -75,7 +75,7 @@ pub(super) struct Line {
 }
 
 impl Inner {
-    /// Sends something about a job that the worker knows.
+    /// Sends something about a job that the runner knows.
     fn send(&mut self, id: JobId, request: &Request) {
         // The requests that come here are a few bytes long.
         if let Ok(frame) = frame::encode(Kind::Message, request) {
@@ -83,7 +83,7 @@ impl Inner {
         }
     }
 
-    /// Sees to it that the worker does nothing for a job, or no more.
+    /// Sees to it that the runner does nothing for a job, or no more.
     fn call_off(&mut self, id: JobId) {
         if !self.outgoing.withdraw(id) {
             self.send(id, &Request::Cancel(id));
@@ -103,7 +103,7 @@ impl Inner {
         self.jobs.remove(&id).is_some()
     }
 
-    /// Whether anybody waits for pixels that are being made for this worker, and not yet on their way.
+    /// Whether anybody waits for pixels that are being made for this runner, and not yet on their way.
     fn wants(&self, hash: ImageHash, life: u64) -> bool {
         let is_open = self.life == life && self.closed.is_none();
         is_open && self.asking.contains_key(&hash) && !self.outgoing.has(About::Picture(hash))
@@ -122,13 +122,13 @@ impl Inner {
         Some(frame)
     }
 
-    /// Whether the worker owes anybody anything.
+    /// Whether the runner owes anybody anything.
     fn is_busy(&self) -> bool {
         !self.preparing.is_empty()
             || self.jobs.values().any(|job| !job.is_paused.load(Ordering::Relaxed))
     }
 
-    /// Before the worker is asked for something: silence counts from now on if it had nothing to do.
+    /// Before the runner is asked for something: silence counts from now on if it had nothing to do.
     fn touch(&mut self) {
         if !self.is_busy() {
             self.last_report = Instant::now();
@@ -176,7 +176,7 @@ impl Routes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker serves.
+    /// A runner serves.
     pub(super) fn open(&self, patches: Option<PatchConfig>) {
         let mut inner = self.inner();
         inner.life += 1;
@@ -204,7 +204,7 @@ impl Routes {
         self.inner().load
     }
 
-    /// Whether the worker has said nothing for so long although it has something to do.
+    /// Whether the runner has said nothing for so long although it has something to do.
     pub(super) fn is_silent_for(&self, time: Duration) -> bool {
         let inner = self.inner();
         inner.is_busy() && inner.last_report.elapsed() >= time

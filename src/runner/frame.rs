@@ -1,9 +1,9 @@
-//! Messages between the front and the worker as bytes: a length, a kind, a postcard body.
+//! Messages between the front and the runner as bytes: a length, a kind, a postcard body.
 //!
-//! Both ends are the same program, yet neither trusts the bytes: a worker that dies writes half a frame, and
+//! Both ends are the same program, yet neither trusts the bytes: a runner that dies writes half a frame, and
 //! memory gone bad writes anything. A length is believed only up to its kind's limit, and memory is taken as
 //! bytes arrive, not as a length announces them. Both readers share everything but the reading itself: the
-//! worker's blocks its own thread, the front's shares a thread with all sockets.
+//! runner's blocks its own thread, the front's shares a thread with all sockets.
 
 use std::io::{self, Read};
 
@@ -134,9 +134,9 @@ mod tests {
 
     use super::*;
     use crate::engine::{End, ImageMark, SamplingParams};
+    use crate::runner::{Report, Request, Submission};
     use crate::scheduler::{Event, JobId, Load, Logprobs, Miss, Spent, Start};
     use crate::vision::{Grid, ImageHash, ImagePatches};
-    use crate::worker::{Report, Request, Submission};
 
     fn both<T: DeserializeOwned + std::fmt::Debug>(bytes: &[u8]) -> [Result<Vec<T>, String>; 2] {
         let all = |mut next: Box<dyn FnMut() -> Result<Option<T>, FrameError> + '_>| {

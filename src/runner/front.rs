@@ -1,6 +1,6 @@
-//! What the rest of the server holds of the worker.
+//! What the rest of the server holds of the runner.
 //!
-//! [`Worker`] is a handle; clones are the same worker, and when the last is gone the process ends. A job is
+//! [`Runner`] is a handle; clones are the same runner, and when the last is gone the process ends. A job is
 //! a [`JobStream`]: whoever drops it has cancelled the job, whoever stops reading it has paused the job, and
 //! it always ends with an event that says why.
 
@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use super::routes::{Line, Pictures, Routes};
-use super::supervisor::{self, Vitals, WorkerCommand};
+use super::supervisor::{self, RunnerCommand, Vitals};
 use super::{JobEvent, Request, State, Submission};
 use crate::constraint::ReplyRules;
 use crate::engine::{ImageMark, Prompt, SamplingParams};
 use crate::scheduler::{JobId, Load};
 
-/// A worker process that is started again whenever it dies.
+/// A runner process that is started again whenever it dies.
 #[derive(Debug, Clone)]
-pub struct Worker {
+pub struct Runner {
     routes: Arc<Routes>,
     vitals: Arc<Vitals>,
     state: watch::Receiver<State>,
@@ -41,7 +41,7 @@ pub struct NewJob {
     pub affinity: Option<u64>,
 }
 
-/// The worker cannot take it or has died; the text says why.
+/// The runner cannot take it or has died; the text says why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Lost(pub String);
@@ -62,7 +62,7 @@ pub enum PrepareError {
     Lost(String),
 }
 
-/// Rules that the worker keeps for one job. Dropped, they are forgotten.
+/// Rules that the runner keeps for one job. Dropped, they are forgotten.
 #[derive(Debug)]
 pub struct Prepared {
     /// The job's name to be.
@@ -70,7 +70,7 @@ pub struct Prepared {
     /// What the caller should know of that is no error.
     pub notes: Vec<String>,
     routes: Arc<Routes>,
-    /// The worker that keeps them; `None` once the job has them.
+    /// The runner that keeps them; `None` once the job has them.
     life: Option<u64>,
 }
 
@@ -90,14 +90,14 @@ pub struct JobStream {
     has_ended: bool,
 }
 
-impl Worker {
+impl Runner {
     /// Starts the process and keeps one alive; must be called within a tokio runtime.
-    pub fn start(command: WorkerCommand) -> Self {
+    pub fn start(command: RunnerCommand) -> Self {
         let routes = Arc::new(Routes::new());
         let vitals = Arc::new(Vitals::default());
         let (stop, stopped) = watch::channel(false);
         let state = supervisor::start(command, routes.clone(), vitals.clone(), stopped);
-        Worker { routes, vitals, state, stop: Arc::new(stop) }
+        Runner { routes, vitals, state, stop: Arc::new(stop) }
     }
 
     /// One that never does anything, however it seems to be.
@@ -105,7 +105,7 @@ impl Worker {
     pub(crate) fn absent(state: State) -> Self {
         let (_, state) = watch::channel(state);
         let stop = Arc::new(watch::channel(false).0);
-        Worker { routes: Arc::new(Routes::new()), vitals: Arc::default(), state, stop }
+        Runner { routes: Arc::new(Routes::new()), vitals: Arc::default(), state, stop }
     }
 
     /// How it does.

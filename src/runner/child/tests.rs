@@ -1,4 +1,4 @@
-//! The worker's side without a process.
+//! The runner's side without a process.
 
 use std::sync::mpsc::{Sender, channel};
 

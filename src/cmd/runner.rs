@@ -1,4 +1,4 @@
-//! `gust worker`: the engine behind `gust serve`, in a process of its own. Nobody types this.
+//! `gust runner`: the engine behind `gust serve`, in a process of its own. Nobody types this.
 //!
 //! Stdin and stdout carry frames. What is opened and how is said on stderr, which is the server's.
 
@@ -13,14 +13,14 @@ use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM};
 
 use super::open;
 use crate::cli::{CacheType, ModelArgs};
+use crate::runner::{self, PATIENCE, RunnerCommand};
 use crate::term::Printer;
 use crate::tokenizer::Tokenizer;
-use crate::worker::{self, PATIENCE, WorkerCommand};
 
-/// What changes with every build; front and worker must be the same.
+/// What changes with every build; front and runner must be the same.
 const BUILD: &str = env!("GUST_VERSION");
 
-/// Flags of `gust worker`.
+/// Flags of `gust runner`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -47,11 +47,11 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let engine = match opened(&args, printer) {
         Ok(engine) => engine,
         Err(error) => {
-            worker::refuse(format!("{error:#}"), &mut output)?;
+            runner::refuse(format!("{error:#}"), &mut output)?;
             return Err(error);
         }
     };
-    worker::serve(&engine, args.slots.into(), io::stdin(), output).context("the server's frames")
+    runner::serve(&engine, args.slots.into(), io::stdin(), output).context("the server's frames")
 }
 
 fn opened(args: &Args, printer: &Printer) -> Result<Arc<crate::engine::Engine>> {
@@ -63,10 +63,10 @@ fn opened(args: &Args, printer: &Printer) -> Result<Arc<crate::engine::Engine>> 
     Ok(engine)
 }
 
-impl WorkerCommand {
-    /// The command that opens the same model as `args` in a worker; `tokenizer` is the front's.
+impl RunnerCommand {
+    /// The command that opens the same model as `args` in a runner; `tokenizer` is the front's.
     pub fn of(args: &ModelArgs, n_slots: usize, tokenizer: &Tokenizer) -> io::Result<Self> {
-        let mut list: Vec<OsString> = vec!["worker".into()];
+        let mut list: Vec<OsString> = vec!["runner".into()];
         let mut flag = |name: &str, value: Option<OsString>| {
             if let Some(value) = value {
                 // In one word, for a value may begin with a dash.
@@ -96,10 +96,10 @@ impl WorkerCommand {
         flag("mmproj", mmproj.as_ref().map(Into::into));
         let switches = [(no_repack, "--no-repack"), (yarn_as_is, "--yarn-as-is")];
         list.extend(switches.iter().filter(|(on, _)| **on).map(|(_, name)| (*name).into()));
-        Ok(WorkerCommand {
+        Ok(RunnerCommand {
             program: std::env::current_exe()?,
             args: list,
-            vocabulary: worker::vocabulary_hash(tokenizer),
+            vocabulary: runner::vocabulary_hash(tokenizer),
             patience: PATIENCE,
         })
     }
@@ -120,21 +120,21 @@ mod tests {
     use crate::model;
 
     #[test]
-    fn the_worker_opens_what_the_server_was_told_to() {
+    fn the_runner_opens_what_the_server_was_told_to() {
         let lines: [&[&str]; 4] = [
-            &["gust", "worker", "--slots", "4"],
-            &["gust", "worker", "--slots", "1", "-m", "a b.gguf", "--ctx", "512", "--no-repack"],
-            &["gust", "worker", "--slots=9", "-t", "3", "--cache-type-k", "Q8_0", "--yarn-as-is"],
-            &["gust", "worker", "--slots=9", "--model=-x", "--mmproj=--ctx", "--cache-type-v=bf16"],
+            &["gust", "runner", "--slots", "4"],
+            &["gust", "runner", "--slots", "1", "-m", "a b.gguf", "--ctx", "512", "--no-repack"],
+            &["gust", "runner", "--slots=9", "-t", "3", "--cache-type-k", "Q8_0", "--yarn-as-is"],
+            &["gust", "runner", "--slots=9", "--model=-x", "--mmproj=--ctx", "--cache-type-v=bf16"],
         ];
         let tokenizer = Tokenizer::from_gguf(&model::builtin()).unwrap();
         let parsed = |words: &[OsString]| match Cli::try_parse_from(words).unwrap().command {
-            Some(Command::Worker(args)) => args,
+            Some(Command::Runner(args)) => args,
             other => panic!("{other:?}"),
         };
         for line in lines {
             let asked = parsed(&line.iter().map(Into::into).collect::<Vec<_>>());
-            let command = WorkerCommand::of(&asked.model, asked.slots.into(), &tokenizer).unwrap();
+            let command = RunnerCommand::of(&asked.model, asked.slots.into(), &tokenizer).unwrap();
             let words = [&["gust".into()], &command.args[..]].concat();
             let given = parsed(&words);
             assert_eq!(given.front.as_deref(), Some(BUILD));

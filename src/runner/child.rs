@@ -1,4 +1,4 @@
-//! The worker's side: the scheduler, and requests and reports around it.
+//! The runner's side: the scheduler, and requests and reports around it.
 //!
 //! Three threads. One reads requests, so that the end of the input is seen while a forward pass runs. One
 //! compiles what replies must be like, which can take a second, and answers for itself, so that nobody's

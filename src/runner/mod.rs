@@ -1,12 +1,12 @@
 //! The engine in a process of its own, and the way to it.
 //!
-//! `gust serve` starts its own program again as `gust worker`, which opens the model and runs the scheduler.
+//! `gust serve` starts its own program again as `gust runner`, which opens the model and runs the scheduler.
 //! Whatever kills that process (a failed assertion of ggml, a GPU's fault, a truncated file, the kernel's
 //! OOM killer) ends the requests that were in it with an error, and it is started again. Between the two go
-//! frames over the worker's stdin and stdout: token ids, pixels, sampling and rules in, token ids out.
-//! No text, no sockets and no JSON reach the worker.
+//! frames over the runner's stdin and stdout: token ids, pixels, sampling and rules in, token ids out.
+//! No text, no sockets and no JSON reach the runner.
 //!
-//! `child` is the worker's side: three threads around the scheduler. [`Worker`] is the front's: `supervisor`
+//! `child` is the runner's side: three threads around the scheduler. [`Runner`] is the front's: `supervisor`
 //! keeps a process alive, `routes` knows which request each report belongs to, `outgoing` what is to be sent, and
 //! `front` is what callers hold of them. `frame` lies between the two sides.
 
@@ -19,8 +19,8 @@ mod supervisor;
 
 pub use child::{refuse, serve};
 pub use frame::FrameError;
-pub use front::{Brake, JobStream, Lost, NewJob, PrepareError, Prepared, Worker};
-pub use supervisor::{PATIENCE, WorkerCommand};
+pub use front::{Brake, JobStream, Lost, NewJob, PrepareError, Prepared, Runner};
+pub use supervisor::{PATIENCE, RunnerCommand};
 
 use crate::constraint::ReplyRules;
 use crate::engine::{End, ImageMark, SamplingParams};
@@ -59,7 +59,7 @@ pub fn vocabulary_hash(tokenizer: &Tokenizer) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// What the front asks of the worker.
+/// What the front asks of the runner.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub enum Request {
     /// Compiles what the reply to job `id` must be like; answered by [`Report::Prepared`].
@@ -97,12 +97,12 @@ pub struct Submission {
     pub affinity: Option<u64>,
 }
 
-/// What the worker tells the front.
+/// What the runner tells the front.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub enum Report {
     /// The model is open.
     Ready(ModelFacts),
-    /// It cannot be opened; the worker ends.
+    /// It cannot be opened; the runner ends.
     Refused(String),
     /// What was to be compiled: the notes about it, or the field at fault and what is wrong with it.
     Prepared(JobId, Result<Vec<String>, (String, String)>),
@@ -123,11 +123,11 @@ pub enum JobEvent {
     Ended(End, Spent),
     /// It could not be completed.
     Failed(String),
-    /// The worker has died.
+    /// The runner has died.
     Lost(String),
 }
 
-/// How the worker does.
+/// How the runner does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
     /// It opens the model, for the first time or again after what the text tells.
