@@ -34,6 +34,7 @@ pub mod imatrix;
 pub mod mapped;
 pub mod model;
 pub mod perplexity;
+pub mod plan;
 pub mod quantize;
 pub mod runner;
 pub mod scheduler;
