@@ -22,6 +22,7 @@ mod custom;
 mod gather;
 mod graph;
 mod ops;
+mod pinned;
 mod quant;
 mod sched;
 mod store;
@@ -30,9 +31,10 @@ mod tensor;
 use std::ffi::{CStr, c_char};
 
 pub use attend::{CellLists, PIECE, can_attend};
-pub use backend::{Backend, BufferType, CancelFlag, Device, devices};
+pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use ops::Rope;
+pub use pinned::PinnedMemory;
 pub use quant::{
     MAX_IMPORTANCE, Quantizer, dequantize_rows, max_value, needs_importance, quantize_rows,
 };

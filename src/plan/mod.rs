@@ -125,3 +125,6 @@ pub struct Layout {
 
 /// Gives the working memory of a layout's graph on each room.
 pub type MeasureCompute<'a> = &'a mut dyn FnMut(&Layout) -> Vec<u64>;
+
+mod fit;
+pub use fit::*;
