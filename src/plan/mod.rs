@@ -5,6 +5,16 @@
 //! who measures it on the planned graph (`engine`). The engine opens a model by a [`Layout`], and `gust plan`
 //! shows the same one.
 
+mod compute;
+mod fit;
+mod place;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+pub use fit::{Fit, RoomUse, Step, fit};
+pub use refusal::{Hint, Refusal, RoomShortage, Shortage};
+
 use crate::gguf::TensorType;
 
 /// What a device is to the planner.
