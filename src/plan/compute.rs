@@ -26,14 +26,18 @@ impl Roles {
         Roles { layers: vec![gpu_layers > 1; n_gpu], output }
     }
 
-    /// Layers for each room that has any: a layout of these roles.
-    fn spread(&self, n_layer: usize, cpu_has_layers: bool) -> Vec<usize> {
+    /// Layers for each room that has any: a layout of these roles. Where there are fewer layers than rooms,
+    /// several, so that each room has a layer in one of them.
+    fn spread(&self, n_layer: usize, cpu_has_layers: bool) -> Vec<Vec<usize>> {
         let cpu = self.layers.len();
         let mut rooms: Vec<usize> = (0..cpu).filter(|&room| self.layers[room]).collect();
         if cpu_has_layers || rooms.is_empty() {
             rooms.insert(0, cpu);
         }
-        (0..n_layer).map(|layer| rooms[layer * rooms.len() / n_layer]).collect()
+        let spread = |rooms: &[usize]| {
+            (0..n_layer).map(|layer| rooms[layer * rooms.len() / n_layer]).collect()
+        };
+        rooms.chunks(n_layer).map(spread).collect()
     }
 }
 
@@ -90,16 +94,20 @@ impl<'a> Compute<'a> {
 
     fn measured(&mut self, setting: &Setting, key: Key) -> Vec<u64> {
         let cpu = key.roles.layers.len();
-        let layout = Layout {
-            layers: key.roles.spread(self.n_layer, key.cpu_has_layers),
-            output: key.roles.output.unwrap_or(cpu),
-            vision: cpu,
-            kv_offload: self.kv_offload,
-            n_ctx: setting.n_ctx,
-            cache_types: setting.cache_types,
-            n_batch: setting.n_batch,
-        };
-        let bytes = self.layout(&layout);
+        let mut bytes = vec![0; self.more.len()];
+        for layers in key.roles.spread(self.n_layer, key.cpu_has_layers) {
+            let layout = Layout {
+                layers,
+                output: key.roles.output.unwrap_or(cpu),
+                vision: cpu,
+                kv_offload: self.kv_offload,
+                n_ctx: setting.n_ctx,
+                cache_types: setting.cache_types,
+                n_batch: setting.n_batch,
+            };
+            let measured = self.layout(&layout);
+            bytes.iter_mut().zip(measured).for_each(|(most, n)| *most = n.max(*most));
+        }
         self.known.entry(key).or_default().push((setting.n_ctx, bytes.clone()));
         bytes
     }

@@ -102,12 +102,10 @@ impl Places<'_> {
     /// Whether `setting` fits; with `exact` false, working memory may be guessed from what is known.
     pub(super) fn fits(&mut self, setting: &Setting, exact: bool) -> bool {
         let costs = self.costs(setting);
-        let Some((roles, compute)) = self.roles(setting, &costs, exact) else { return false };
-        self.cpu_fits(setting, &costs, compute[self.cpu()])
-            && self.towers(setting).into_iter().any(|tower| {
-                let placed = self.place(setting, &costs, &roles, &compute, tower, 1.0);
-                placed.is_some()
-            })
+        self.towers(setting, &costs, exact).into_iter().any(|(tower, roles, compute)| {
+            self.cpu_fits(setting, &costs, compute[self.cpu()])
+                && self.place(setting, &costs, &roles, &compute, tower, 1.0).is_some()
+        })
     }
 
     /// The most layers that fit, of at most `setting.gpu_layers`.
@@ -134,12 +132,23 @@ impl Places<'_> {
         fits(self, low)
     }
 
-    /// GPUs that the tower may go to; only `None` where it stays on the processor.
-    fn towers(&self, setting: &Setting) -> Vec<Option<usize>> {
-        match setting.vision_on_gpu && self.needs.vision.is_some() {
+    /// GPUs that the tower may go to, only `None` where it stays on the processor, and what the GPUs are there
+    /// for then.
+    fn towers(
+        &mut self,
+        setting: &Setting,
+        costs: &Costs,
+        exact: bool,
+    ) -> Vec<(Option<usize>, Roles, Vec<u64>)> {
+        let towers = match setting.vision_on_gpu && self.needs.vision.is_some() {
             true => (0..self.n_gpu()).map(Some).collect(),
             false => vec![None],
-        }
+        };
+        let roles = |tower| {
+            let (roles, compute) = self.roles(setting, costs, tower, exact)?;
+            Some((tower, roles, compute))
+        };
+        towers.into_iter().filter_map(roles).collect()
     }
 
     /// Whether caches and working memory fit the processor, and its weights where they have to.
@@ -182,6 +191,7 @@ impl Places<'_> {
         &mut self,
         setting: &Setting,
         costs: &Costs,
+        tower: Option<usize>,
         exact: bool,
     ) -> Option<(Roles, Vec<u64>)> {
         let mut roles = match self.split_counts(setting) {
@@ -200,9 +210,9 @@ impl Places<'_> {
             let compute = self.compute.of(setting, &roles, exact);
             let Some(room) = roles.output else { return Some((roles, compute)) };
             let last_layer = if roles.layers[room] { costs.layers[self.n_layer() - 1] } else { 0 };
-            let fixed = self.pinned(room).saturating_add(compute[room]);
-            let needed = fixed.saturating_add(costs.output).saturating_add(last_layer);
-            if needed <= self.rooms[room].free {
+            let vision = if tower == Some(room) { costs.vision } else { 0 };
+            let needed = compute[room].saturating_add(costs.output).saturating_add(last_layer);
+            if self.left(room, 1.0, vision).is_some_and(|left| needed <= left) {
                 return Some((roles, compute));
             }
             if roles.layers[room] {
@@ -265,7 +275,8 @@ impl Places<'_> {
             let mut left = self.left(room, share, vision)?;
             let has_output = roles.output == Some(room);
             let mut working = compute[room];
-            if has_output || self.pinned(room) > 0 {
+            if has_output || !roles.layers[room] {
+                // A room without either may still work, on tensors that are pinned to it.
                 let output = if has_output { costs.output } else { 0 };
                 left = left.checked_sub(working)?.checked_sub(output)?;
                 working = 0;
@@ -287,47 +298,61 @@ impl Places<'_> {
     /// The most even way to place what fits.
     pub(super) fn even(&mut self, setting: &Setting) -> Option<Placed> {
         let costs = self.costs(setting);
-        let (mut roles, mut compute) = self.roles(setting, &costs, true)?;
-        let mut placed = self.even_as(setting, &costs, &roles, &compute, 1.0)?;
+        let mut best: Option<(f64, Placed)> = None;
+        for (tower, roles, compute) in self.towers(setting, &costs, true) {
+            let most = best.as_ref().map_or(1.0, |(share, _)| *share);
+            let found = self.even_as(setting, &costs, &roles, &compute, tower, most);
+            if let Some(found) = found {
+                best = Some(self.settled(setting, &costs, roles, tower, found));
+            }
+        }
+        best.map(|(_, placed)| placed)
+    }
+
+    /// The same again without working memory on rooms that stay empty, until nothing changes.
+    fn settled(
+        &mut self,
+        setting: &Setting,
+        costs: &Costs,
+        mut roles: Roles,
+        tower: Option<usize>,
+        (mut share, mut placed): (f64, Placed),
+    ) -> (f64, Placed) {
         loop {
             let layers: Vec<bool> = placed.counts.iter().map(|&n| n > 0).collect();
             if layers == roles.layers {
-                return Some(placed);
+                return (share, placed);
             }
-            // Rooms without layers need no working memory, and others may need less without them.
             roles.layers = layers;
-            compute = self.compute.of(setting, &roles, true);
-            match self.even_as(setting, &costs, &roles, &compute, 1.0) {
-                Some(better) => placed = better,
-                None => return Some(placed), // what it really needs is measured before it is used
+            let compute = self.compute.of(setting, &roles, true);
+            match self.even_as(setting, costs, &roles, &compute, tower, 1.0) {
+                Some(better) => (share, placed) = better,
+                None => return (share, placed), // what it really needs is measured before it is used
             }
         }
     }
 
+    /// The smallest share, of at most `most`, of all rooms' memory that is enough, and the runs.
     fn even_as(
         &self,
         setting: &Setting,
         costs: &Costs,
         roles: &Roles,
         compute: &[u64],
-        largest_share: f64,
-    ) -> Option<Placed> {
-        let mut best: Option<(f64, Placed)> = None;
-        for tower in self.towers(setting) {
-            let place = |share| self.place(setting, costs, roles, compute, tower, share);
-            let most = best.as_ref().map_or(largest_share, |(share, _)| *share);
-            let Some(mut placed) = place(most) else { continue };
-            let (mut low, mut high) = (0.0, most);
-            for _ in 0..N_HALVINGS {
-                let middle = (low + high) / 2.0;
-                match place(middle) {
-                    Some(better) => (placed, high) = (better, middle),
-                    None => low = middle,
-                }
+        tower: Option<usize>,
+        most: f64,
+    ) -> Option<(f64, Placed)> {
+        let place = |share| self.place(setting, costs, roles, compute, tower, share);
+        let mut placed = place(most)?;
+        let (mut low, mut high) = (0.0, most);
+        for _ in 0..N_HALVINGS {
+            let middle = (low + high) / 2.0;
+            match place(middle) {
+                Some(better) => (placed, high) = (better, middle),
+                None => low = middle,
             }
-            best = Some((high, placed));
         }
-        best.map(|(_, placed)| placed)
+        Some((high, placed))
     }
 
     /// The layout of what was placed.
@@ -358,18 +383,23 @@ impl Places<'_> {
     pub(super) fn overfull(&mut self, setting: &Setting) -> Option<Vec<RoomUse>> {
         let costs = self.costs(setting);
         let (roles, compute) = match self.split_counts(setting) {
-            Some(_) => self.roles(setting, &costs, true)?,
+            Some(_) => self.roles(setting, &costs, None, true)?,
             None => {
                 let roles = Roles::all(self.n_gpu(), setting.gpu_layers);
                 let compute = self.compute.of(setting, &roles, true);
                 (roles, compute)
             }
         };
+        let towers = if setting.vision_on_gpu { 0..self.n_gpu() } else { 0..1 };
         let mut share = 1.0;
         while share <= MOST_OVERFULL {
-            if let Some(placed) = self.even_as(setting, &costs, &roles, &compute, share) {
-                let layout = self.layout(setting, &placed);
-                return Some(self.uses(&layout, &compute));
+            for tower in towers.clone() {
+                let tower = Some(tower).filter(|_| setting.vision_on_gpu);
+                let found = self.even_as(setting, &costs, &roles, &compute, tower, share);
+                if let Some((_, placed)) = found {
+                    let layout = self.layout(setting, &placed);
+                    return Some(self.uses(&layout, &compute));
+                }
             }
             share *= 2.0;
         }
@@ -418,9 +448,7 @@ impl Places<'_> {
 fn fits_gpus(places: &mut Places<'_>, setting: &Setting, n: usize) -> bool {
     let setting = Setting { gpu_layers: n, ..*setting };
     let costs = places.costs(&setting);
-    let Some((roles, compute)) = places.roles(&setting, &costs, true) else { return false };
-    let towers = places.towers(&setting);
-    towers.into_iter().any(|tower| {
+    places.towers(&setting, &costs, true).into_iter().any(|(tower, roles, compute)| {
         places.place(&setting, &costs, &roles, &compute, tower, 1.0).is_some()
     })
 }
