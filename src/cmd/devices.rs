@@ -64,8 +64,18 @@ pub(super) fn step_down(list: &[Lower]) -> Option<StepDown> {
     })
 }
 
-/// Says what each device got.
-pub(super) fn say_uses(engine: &Engine, printer: &Printer) {
+/// Says what was lowered to make the model fit, and what each device got.
+pub(super) fn say_fit(engine: &Engine, printer: &Printer) {
+    let fit = engine.fit();
+    for step in &fit.steps {
+        printer.note(format!("to fit memory: {step}"));
+    }
+    if let Some(n_bytes) = fit.over_memory {
+        printer.warn(format!(
+            "{} of the weights on the processor exceed its free memory and are read from disk again and again",
+            size(n_bytes)
+        ));
+    }
     let n_layer = engine.hparams().n_layer as usize;
     for used in engine.uses() {
         let is_idle = used.weights + used.kv + used.vision == 0;

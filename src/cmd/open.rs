@@ -80,7 +80,7 @@ pub(super) fn opened(
         printer
             .warn(format!("the model was trained for {n_ctx_train} tokens; beyond, it may ramble"));
     }
-    devices::say_uses(&engine, printer);
+    devices::say_fit(&engine, printer);
     let [k, v] = engine.cache_types();
     let cache = if k == v { k.name().to_owned() } else { format!("{}/{}", k.name(), v.name()) };
     printer.note(format!(

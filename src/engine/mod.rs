@@ -40,7 +40,7 @@ use crate::constraint::ConstraintError;
 use crate::ggml::{CancelFlag, DType, GgmlError};
 use crate::gguf::Gguf;
 use crate::model::{CellPool, Hparams, ModelError, Warning, Weights};
-use crate::plan::Refusal;
+use crate::plan::{Fit, Refusal};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 use forward::Runtime;
@@ -128,6 +128,7 @@ pub struct Engine {
     n_threads: u32,
     n_ctx: usize,
     n_batch: usize,
+    fit: Fit,
     uses: Vec<DeviceUse>,
     cancel: Vec<CancelFlag>,
     cells: Mutex<CellPool>,
@@ -173,6 +174,11 @@ impl Engine {
     /// Most tokens in one pass.
     pub fn n_batch(&self) -> usize {
         self.n_batch
+    }
+
+    /// What was planned before anything was taken: for accelerators, and the processor last.
+    pub fn fit(&self) -> &Fit {
+        &self.fit
     }
 
     /// What the model takes of each device: accelerators, and the processor last.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::ggml::{DType, Device, GgmlError, Scheduler};
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{CellPool, Hparams, KvCache, Placement, TextGraph, Warning, Weights, validate};
-use crate::plan::{self, Layout, StepDown, VisionNeeds, Wish};
+use crate::plan::{self, Fit, Layout, StepDown, VisionNeeds, Wish};
 use crate::tokenizer::Tokenizer;
 
 use super::forward::Runtime;
@@ -60,8 +60,9 @@ impl Engine {
         let mut measure =
             Measure::new(&gguf, &hparams, &devices, n_threads, slots)?.with(&options.devices);
         let asked = Asked { gguf: &gguf, hparams: &hparams, tower: tower.as_ref(), cache_types };
-        let layout = asked.layout(options, &devices, &mut measure)?;
-        let placement = asked.placement(&layout, options, &devices, n_threads);
+        let fit = asked.fit(options, &devices, &mut measure)?;
+        let layout = &fit.layout;
+        let placement = asked.placement(layout, options, &devices, n_threads);
         let cache_types = layout.cache_types.map(dtype);
         check_attention(&hparams, &placement, cache_types)?;
         if options.devices.mlock {
@@ -93,6 +94,7 @@ impl Engine {
             n_threads,
             n_ctx,
             n_batch,
+            fit,
             uses,
         }))
     }
@@ -108,12 +110,12 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     /// What goes where.
-    fn layout(
+    fn fit(
         &self,
         options: &EngineOptions,
         devices: &[Device],
         measure: &mut Measure,
-    ) -> Result<Layout, Error> {
+    ) -> Result<Fit, Error> {
         let overrides = by_index(&options.devices.overrides, devices);
         let mut needs = needs(self.gguf, self.hparams, &overrides, devices.len());
         needs.vision = self.tower.map(|tower| VisionNeeds {
@@ -136,8 +138,7 @@ impl Asked<'_> {
             vision_offload: options.devices.vision_offload,
             step_down,
         };
-        let fit = plan::fit(&rooms(devices), &needs, &wish, &mut |layout| measure.compute(layout))?;
-        Ok(fit.layout)
+        Ok(plan::fit(&rooms(devices), &needs, &wish, &mut |layout| measure.compute(layout))?)
     }
 
     /// How weights get to where the layout has them.

@@ -5,6 +5,16 @@
 //! who measures it on the planned graph (`engine`). The engine opens a model by a [`Layout`], and `gust plan`
 //! shows the same one.
 
+mod compute;
+mod fit;
+mod place;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+pub use fit::{Fit, RoomUse, Step, fit};
+pub use refusal::{Hint, Refusal, RoomShortage, Shortage};
+
 use crate::gguf::TensorType;
 
 /// What a device is to the planner.
@@ -125,6 +135,3 @@ pub struct Layout {
 
 /// Gives the working memory of a layout's graph on each room.
 pub type MeasureCompute<'a> = &'a mut dyn FnMut(&Layout) -> Vec<u64>;
-
-mod fit;
-pub use fit::*;
