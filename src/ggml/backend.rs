@@ -14,7 +14,7 @@ use super::{DType, GgmlError, text};
 
 /// A device that ggml found: a processor or an accelerator. Devices live as long as the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Device(NonNull<sys::ggml_backend_device>);
+pub struct Device(pub(super) NonNull<sys::ggml_backend_device>);
 
 // SAFETY: ggml's device entries are immutable after registration, which `devices` completes first.
 unsafe impl Send for Device {}
@@ -112,6 +112,10 @@ impl Device {
 
     /// What the device calls itself, such as the processor's model name.
     pub fn description(self) -> String {
+        #[cfg(feature = "rpc")]
+        if let Some(text) = super::rpc::description(self) {
+            return text;
+        }
         // SAFETY: as for `name`; the text may be anything the hardware says.
         let description = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(self.ptr())) };
         description.to_string_lossy().trim().to_owned()

@@ -16,6 +16,7 @@
 
 #![allow(unsafe_code)]
 
+mod abort;
 mod attend;
 mod backend;
 mod custom;
@@ -24,12 +25,15 @@ mod graph;
 mod ops;
 mod pinned;
 mod quant;
+#[cfg(feature = "rpc")]
+pub mod rpc;
 mod sched;
 mod store;
 mod tensor;
 
 use std::ffi::{CStr, c_char};
 
+pub use abort::on_abort;
 pub use attend::{CellLists, PIECE, can_attend};
 pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
