@@ -8,6 +8,8 @@ mod chat;
 mod checkpoint;
 mod constraint;
 mod convert;
+#[cfg(feature = "rpc")]
+mod devices;
 mod doctor;
 mod engine;
 mod export;
