@@ -21,6 +21,7 @@ mod backend;
 mod custom;
 mod gather;
 mod graph;
+mod module;
 mod ops;
 mod quant;
 mod sched;
@@ -32,6 +33,7 @@ use std::ffi::{CStr, c_char};
 pub use attend::{CellLists, PIECE, can_attend};
 pub use backend::{Backend, BufferType, CancelFlag, Device, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
+pub use module::{ModuleNote, ModuleOutcome, modules};
 pub use ops::Rope;
 pub use quant::{
     MAX_IMPORTANCE, Quantizer, dequantize_rows, max_value, needs_importance, quantize_rows,

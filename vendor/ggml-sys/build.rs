@@ -1,7 +1,7 @@
 //! Compiles ggml into one static archive.
 //!
 //! `source` finds the pinned tree, `base` and `cpu` list the files and flags, `variants` packs several
-//! CPU backends into one archive, `backend` adds GPUs and RPC. Everything is written to `OUT_DIR`;
+//! CPU backends into one archive, `backend` adds GPUs (`gpu`, `metal`) and RPC. Everything is written to `OUT_DIR`;
 //! the source tree is never touched. Flags follow ggml's own CMake files (see UPGRADE.md).
 
 #[path = "build/backend.rs"]
@@ -10,6 +10,12 @@ mod backend;
 mod compile;
 #[path = "build/cpu.rs"]
 mod cpu;
+#[path = "build/gpu.rs"]
+mod gpu;
+#[path = "build/metal.rs"]
+mod metal;
+#[path = "build/metal_source.rs"]
+mod metal_source;
 #[path = "build/source.rs"]
 mod source;
 #[path = "build/variants.rs"]
@@ -32,6 +38,8 @@ fn main() {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let ggml = source::locate(&out_dir);
     let target = Target::from_env(ggml, out_dir);
+    println!("cargo::metadata=source={}", target.ggml.display());
+    println!("cargo::metadata=backends={}", backend::names(&target).join(","));
     compile::write_version_header(&target);
 
     #[cfg(feature = "bindgen")]
@@ -43,7 +51,11 @@ fn main() {
     } else {
         cpu::objects(&target)
     });
-    objects.extend(backend::objects(&target));
+    let (more, link_lines) = backend::objects(&target);
+    objects.extend(more);
     compile::archive(&target, &objects);
+    for line in link_lines {
+        println!("{line}");
+    }
     compile::link(&target);
 }
