@@ -1,8 +1,8 @@
 //! Compiles ggml into one static archive.
 //!
 //! `source` finds the pinned tree, `base` and `cpu` list the files and flags, `variants` packs several
-//! CPU backends into one archive, `backend` adds GPUs (`gpu`, `metal`) and RPC. Everything is written to `OUT_DIR`;
-//! the source tree is never touched. Flags follow ggml's own CMake files (see UPGRADE.md).
+//! CPU backends into one archive, `backend` adds GPUs (`gpu`, `metal`) and RPC. Everything is written
+//! to `OUT_DIR`; the source tree is never touched. Flags follow ggml's own CMake files (see UPGRADE.md).
 
 #[path = "build/backend.rs"]
 mod backend;
@@ -32,7 +32,11 @@ use compile::Target;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=build");
+    for file in std::fs::read_dir("build").expect("the crate is whole").flatten() {
+        if file.path().is_file() {
+            println!("cargo::rerun-if-changed={}", file.path().display());
+        }
+    }
     println!("cargo::rustc-check-cfg=cfg(openmp)");
     println!("cargo::metadata=version={}", env!("CARGO_PKG_VERSION"));
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

@@ -27,6 +27,7 @@ pub fn objects(target: &Target, name: &str, link_lines: &mut Vec<String>) -> Vec
     }
     assert!(target.os == "linux", "feature {name} exists for Linux only");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("build/gpu");
+    println!("cargo::rerun-if-changed={}", script.display());
     let output = Command::new("python3")
         .arg("-B") // a file written beside the sources would be a change to cargo
         .arg(script)
@@ -36,7 +37,10 @@ pub fn objects(target: &Target, name: &str, link_lines: &mut Vec<String>) -> Vec
         .stderr(Stdio::inherit())
         .output()
         .unwrap_or_else(|e| panic!("feature {name} needs python3 to build: {e}"));
-    assert!(output.status.success(), "ggml's {name} backend was not built; the reason stands above");
+    assert!(
+        output.status.success(),
+        "ggml's {name} backend was not built; the reason stands above"
+    );
     let mut objects = Vec::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         match line.strip_prefix("object=") {

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Compiles a GPU backend of ggml: the one place that knows the files and flags of CUDA and Vulkan.
 
-    python3 vendor/ggml-sys/build/gpu module cuda|vulkan [OUT_DIR]    makes OUT_DIR/libggml-NAME.so, to be loaded by gust
-    python3 vendor/ggml-sys/build/gpu objects cuda|vulkan OBJECTS     compiles only, and prints what build.rs must link
+    python3 vendor/ggml-sys/build/gpu module cuda|vulkan [OUT_DIR]     makes OUT_DIR/libggml-NAME.so, to be loaded by gust
+    python3 vendor/ggml-sys/build/gpu objects cuda|vulkan [OBJECTS]    compiles only, and prints what build.rs must link
 
-scripts/build_backend.sh is the first, build/gpu.rs calls the second for cargo's features `cuda` and `vulkan`. Needs g++ and
-binutils, and nvcc for CUDA or glslc and headers for Vulkan; no cargo if GGML_SOURCE_DIR points at ggml's source. Objects are
+scripts/build_backend.sh is the first, build/gpu.rs calls the second for cargo's features `cuda` and `vulkan`. Needs python3.9, g++
+and binutils, and nvcc for CUDA or glslc and headers for Vulkan; no cargo if GGML_SOURCE_DIR points at ggml's source. Objects are
 named by what they are made of, so a run that was cut short goes on where it was, and both uses share one folder.
 
     GGML_SOURCE_DIR    folder with ggml's src/ and include/   [the pinned crate, see build/source.rs]
@@ -64,13 +64,10 @@ def link_module(backend, name, objects, paths, libraries, out):
 
 
 def main():
-    match sys.argv[1:]:
-        case [("module" | "objects") as what, name] if name in BACKENDS:
-            folder = "."
-        case [("module" | "objects") as what, name, folder] if name in BACKENDS:
-            pass
-        case _:
-            sys.exit(__doc__)
+    arguments = dict(enumerate(sys.argv[1:]))
+    what, name, folder = arguments.get(0), arguments.get(1), arguments.get(2, ".")
+    if what not in ("module", "objects") or name not in BACKENDS or len(arguments) > 3:
+        sys.exit(__doc__)
     backend, out = BACKENDS[name], Path(folder).resolve()
     default = out / "objects" if what == "module" else out
     objects = Objects(Path(os.environ.get("GGML_GPU_OBJECTS") or default).resolve())
