@@ -4,6 +4,7 @@
 
 mod answer;
 mod bench;
+mod builds;
 mod chat;
 mod checkpoint;
 mod constraint;

@@ -22,6 +22,7 @@ mod backend;
 mod custom;
 mod gather;
 mod graph;
+mod module;
 mod ops;
 mod pinned;
 mod quant;
@@ -37,6 +38,7 @@ pub use abort::on_abort;
 pub use attend::{CellLists, PIECE, can_attend};
 pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
+pub use module::{ModuleNote, ModuleOutcome, modules};
 pub use ops::Rope;
 pub use pinned::PinnedMemory;
 pub use quant::{
