@@ -35,6 +35,8 @@ pub mod mapped;
 pub mod model;
 pub mod perplexity;
 pub mod quantize;
+#[cfg(feature = "rpc")]
+pub mod remote;
 pub mod runner;
 pub mod scheduler;
 mod server;

@@ -47,6 +47,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bench", &["engine", "ggml", "gguf", "model", "tokenizer"]),
     ("imatrix", &["engine", "export", "gguf", "perplexity", "quantize", "tokenizer"]),
     ("doctor", &["chat", "export", "gguf", "model", "quantize", "tokenizer", "vision"]),
+    ("remote", &["ggml"]),
     ("scheduler", &["constraint", "engine", "tokenizer", "vision"]),
     ("runner", &["constraint", "contain", "engine", "scheduler", "tokenizer", "vision"]),
     (
@@ -72,6 +73,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "model",
             "perplexity",
             "quantize",
+            "remote",
             "scheduler",
             "server",
             "split",

@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 
 use super::{open, recipe};
 use crate::bench::{Bench, Format, Plan, Projection, ReadBuffer, Report, Row, Setup, Shape, Synth};
-use crate::cli::{CacheType, ModelArgs};
+use crate::cli::{CacheType, ModelArgs, WorkerArgs};
 use crate::engine::{Engine, default_n_threads, memory_available};
 use crate::gguf::Gguf;
 use crate::model::Mix;
@@ -75,6 +75,8 @@ pub struct Args {
     /// Keep a wrong YaRN magnitude as the file has it
     #[arg(long)]
     yarn_as_is: bool,
+    #[command(flatten)]
+    workers: WorkerArgs,
     /// Measure a model of this shape with random weights, no file needed, and extrapolate to all layers
     #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     shape: Option<Shape>,
@@ -194,6 +196,7 @@ impl Args {
             mmproj: self.mmproj.clone(),
             no_repack: self.no_repack,
             yarn_as_is: self.yarn_as_is,
+            workers: self.workers.clone(),
         }
     }
 
