@@ -3,7 +3,11 @@
 //! Parsing only validates what was typed; opening files and asking the machine happen in `cmd`.
 //! A command's own flags stand beside the command, in `cmd/<name>.rs`.
 
+mod devices;
+
 use std::path::PathBuf;
+
+pub use devices::{DeviceArgs, FlashAttn, GpuLayers, Lower, SplitMode, TensorOverride};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -82,6 +86,9 @@ pub struct ModelArgs {
     /// Keep a wrong YaRN magnitude as the file has it
     #[arg(long)]
     pub yarn_as_is: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub devices: DeviceArgs,
 }
 
 /// Element type of one half of the KV cache.

@@ -37,6 +37,15 @@ impl Bytes {
         Ok(Self::Mapped(mapping))
     }
 
+    /// Keeps a mapped file's pages in memory; of no effect on other bytes.
+    pub fn lock(&self) -> io::Result<()> {
+        match self {
+            #[cfg(unix)]
+            Self::Mapped(mapping) => mapping.lock(),
+            _ => Ok(()),
+        }
+    }
+
     /// Tells the kernel that `range` will not be read soon; it stays readable, from disk.
     pub fn release(&self, range: &Range<usize>) {
         let Self::Mapped(mapping) = self else { return };

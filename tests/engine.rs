@@ -20,6 +20,7 @@ fn tiny(n_ctx: u32, cache: DType) -> Arc<Engine> {
         cache_types: [Some(cache); 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     Engine::open(model::builtin(), None, &options, &mut |_, _| {}).unwrap()
 }
@@ -263,6 +264,7 @@ fn a_cache_type_that_does_not_fit_the_heads_is_refused() {
         cache_types: [Some(DType::Q8_0); 2],
         repack: false,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     let gguf = Gguf::open(&golden_file("gqa12-temperature.gguf")).unwrap();
     let head = gguf.metadata().u32("mistral3.attention.key_length").unwrap().unwrap();
@@ -278,9 +280,9 @@ fn graphs_of_any_depth_fit_the_scheduler() {
         let gguf = Arc::new(Gguf::from_bytes("deep", deep_model(n_layer).bytes()).unwrap());
         let (hparams, _) = model::validate(&gguf, YarnPolicy::Correct).unwrap();
         let device = Device::cpu().unwrap();
-        let placement = Placement { device, repack_budget: 0, touch: false, n_threads: 1 };
-        let weights = Weights::load(&gguf, &hparams, placement, &mut |_, _| {}).unwrap();
-        let kv = KvCache::new(&hparams, 256, [DType::F32; 2], device).unwrap();
+        let placement = Placement::on_cpu(device, hparams.n_layer as usize);
+        let weights = Weights::load(&gguf, &hparams, &placement, &mut |_, _| {}).unwrap();
+        let kv = KvCache::new(&hparams, 256, [DType::F32; 2], &placement).unwrap();
         let backend = Backend::new(device, 1).unwrap();
         let mut sched = Scheduler::new(vec![backend], TextGraph::n_nodes_max(&hparams));
         for (n_outputs, sums, is_gathered) in

@@ -23,6 +23,7 @@ fn tiny(n_ctx: u32) -> Arc<Engine> {
         cache_types: [Some(DType::F16); 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     Engine::open(model::builtin(), None, &options, &mut |_, _| {}).unwrap()
 }

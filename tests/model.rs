@@ -62,6 +62,7 @@ pub(crate) fn open(path: &Path, cache: DType, repack: bool) -> Arc<Engine> {
         cache_types: [Some(cache), Some(cache)],
         repack,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     Engine::open(Gguf::open(path).unwrap(), None, &options, &mut |_, _| {}).unwrap()
 }

@@ -34,6 +34,7 @@ fn engine() -> Arc<Engine> {
         cache_types: [None; 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     let mmproj = Some(model::builtin_mmproj());
     Engine::open(model::builtin(), mmproj, &options, &mut |_, _| {}).unwrap()

@@ -93,6 +93,7 @@ fn open_with(gguf: Gguf, mmproj: Option<Gguf>, n_ctx: u32) -> Result<Arc<Engine>
         cache_types: [Some(DType::F32); 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     Engine::open(gguf, mmproj, &options, &mut |_, _| {})
 }
@@ -446,8 +447,8 @@ fn load_tower(gguf: Gguf) -> (Projector, VisionWeights) {
     let projector = Projector::from_gguf(&gguf).unwrap();
     model::check_vision_tensors(&gguf, &projector).unwrap();
     let device = Device::cpu().unwrap();
-    let placement = Placement { device, repack_budget: 0, touch: false, n_threads: 1 };
-    let weights = VisionWeights::load(&gguf, &projector, placement, &mut |_, _| {}).unwrap();
+    let placement = Placement::on_cpu(device, 0);
+    let weights = VisionWeights::load(&gguf, &projector, &placement, &mut |_, _| {}).unwrap();
     (projector, weights)
 }
 

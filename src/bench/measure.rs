@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::{BatchRow, Engine, Error, N_BATCH, Session};
+use crate::engine::{BatchRow, Engine, Error, Session};
 use crate::tokenizer::TokenId;
 
 /// What to measure, as the user lists it. A length of 0 stands for none.
@@ -61,8 +61,8 @@ impl Case {
     }
 
     /// How often the weights are read meanwhile.
-    pub fn n_passes(&self) -> usize {
-        self.n_prompt.div_ceil(N_BATCH) + self.n_gen
+    pub fn n_passes(&self, n_batch: usize) -> usize {
+        self.n_prompt.div_ceil(n_batch) + self.n_gen
     }
 
     /// Short name, as llama-bench has it: `pp512`, `tg128 @ d4096`.
@@ -129,14 +129,15 @@ impl Bench {
         self.session.rewind(n_depth);
         let n_there = self.session.tokens().len();
         let missing = &self.tokens[n_there..n_depth];
-        feed(&mut self.session, missing, N_BATCH, 0, &mut self.logits)
+        let n_batch = self.session.engine().n_batch();
+        feed(&mut self.session, missing, n_batch, 0, &mut self.logits)
     }
 
     /// Seconds for the first `n` tokens of `case`.
     fn run(&mut self, case: Case, n: usize, output: bool) -> Result<f64, Error> {
         self.session.rewind(case.n_depth);
         let tokens = &self.tokens[case.n_depth..][..n];
-        let n_batch = if case.n_gen > 0 { 1 } else { N_BATCH };
+        let n_batch = if case.n_gen > 0 { 1 } else { self.session.engine().n_batch() };
         let n_logits = usize::from(output);
         let start = Instant::now();
         feed(&mut self.session, tokens, n_batch, n_logits, &mut self.logits)?;
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn weights_are_read_once_per_batch() {
-        let case = |n_prompt, n_gen| Case { n_prompt, n_gen, n_depth: 9 }.n_passes();
+        let case = |n_prompt, n_gen| Case { n_prompt, n_gen, n_depth: 9 }.n_passes(512);
         assert_eq!((case(512, 0), case(513, 0), case(1, 0), case(0, 64)), (1, 2, 1, 64));
     }
 
@@ -207,6 +208,7 @@ mod tests {
             cache_types: [None, None],
             repack: false,
             yarn: crate::model::YarnPolicy::Correct,
+            ..crate::engine::EngineOptions::on_cpu(1)
         };
         let engine = Engine::open(crate::model::builtin(), None, &options, &mut |_, _| {}).unwrap();
         let mut bench = Bench::new(&engine);

@@ -27,6 +27,8 @@ pub struct Setup {
     pub model: String,
     /// CPU threads.
     pub n_threads: u32,
+    /// Tokens in one pass.
+    pub n_batch: usize,
     /// Name of the K cache's type.
     pub type_k: &'static str,
     /// Name of the V cache's type.
@@ -77,7 +79,7 @@ impl Row {
     ) -> Self {
         let samples: Vec<f64> = seconds.iter().map(|s| case.n_tokens() as f64 / s).collect();
         let tokens_per_s = median(&samples);
-        let n_bytes = n_bytes_per_pass as f64 * case.n_passes() as f64;
+        let n_bytes = n_bytes_per_pass as f64 * case.n_passes(setup.n_batch) as f64;
         let gb_per_s = n_bytes / 1e9 * tokens_per_s / case.n_tokens() as f64;
         Row {
             model: setup.model.clone(),
@@ -248,6 +250,7 @@ mod tests {
         let setup = Setup {
             model: "a, \"b\".gguf".to_owned(),
             n_threads: 2,
+            n_batch: 512,
             type_k: "f16",
             type_v: "q8_0",
             machine_gb_per_s: 20.0,
@@ -282,6 +285,7 @@ mod tests {
         let setup = Setup {
             model: String::new(),
             n_threads: 1,
+            n_batch: 512,
             type_k: "f16",
             type_v: "f16",
             machine_gb_per_s: 20.0,

@@ -322,6 +322,7 @@ mod tests {
             cache_types: [None, None],
             repack: true,
             yarn: YarnPolicy::Correct,
+            ..EngineOptions::on_cpu(1)
         };
         let engine = Engine::open(gguf, None, &options, &mut |_, _| {}).unwrap();
         let mut logits = Vec::new();

@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 
 use super::{open, recipe};
 use crate::bench::{Bench, Format, Plan, Projection, ReadBuffer, Report, Row, Setup, Shape, Synth};
-use crate::cli::{CacheType, ModelArgs};
+use crate::cli::{CacheType, DeviceArgs, ModelArgs};
 use crate::engine::{Engine, default_n_threads, memory_available};
 use crate::gguf::Gguf;
 use crate::model::Mix;
@@ -75,6 +75,8 @@ pub struct Args {
     /// Keep a wrong YaRN magnitude as the file has it
     #[arg(long)]
     yarn_as_is: bool,
+    #[command(flatten)]
+    devices: DeviceArgs,
     /// Measure a model of this shape with random weights, no file needed, and extrapolate to all layers
     #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     shape: Option<Shape>,
@@ -194,6 +196,7 @@ impl Args {
             mmproj: self.mmproj.clone(),
             no_repack: self.no_repack,
             yarn_as_is: self.yarn_as_is,
+            devices: self.devices.clone(),
         }
     }
 
@@ -239,7 +242,7 @@ fn open_engine(
     printer: &Printer,
 ) -> Result<Arc<Engine>> {
     let bar = printer.progress(0, "loading");
-    let options = open::options(args);
+    let options = open::options(args, 1, printer)?;
     let engine = Engine::open(subject.gguf.clone(), None, &options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -261,7 +264,8 @@ fn measure_engine(
 ) -> Result<()> {
     let [type_k, type_v] = engine.cache_types().map(|dtype| dtype.name());
     let (model, n_threads) = (subject.name.clone(), engine.n_threads());
-    let setup = Setup { model, n_threads, type_k, type_v, machine_gb_per_s };
+    let n_batch = engine.n_batch();
+    let setup = Setup { model, n_threads, n_batch, type_k, type_v, machine_gb_per_s };
     let n_layer = engine.hparams().n_layer;
     let n_bytes = engine.n_bytes_per_token();
     let (cases, n) = (plan.cases(), plan.n_repetitions);

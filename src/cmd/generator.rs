@@ -15,7 +15,7 @@ use crate::chat::{
 use crate::cli::{ModelArgs, ReplyArgs, SamplingArgs};
 use crate::constraint::{Constraint, Grammars};
 use crate::engine::{
-    End, Engine, Error, Generation, N_BATCH, Prompt, Sampler, SamplingParams, Session, SyncStats,
+    End, Engine, Error, Generation, Prompt, Sampler, SamplingParams, Session, SyncStats,
 };
 use crate::term::{Interrupt, ModelInfo, Printer, Sink};
 use crate::tokenizer::TokenId;
@@ -79,7 +79,7 @@ impl Generator {
         format: Option<ChatFormat>,
         printer: &Printer,
     ) -> anyhow::Result<Self> {
-        let engine = open::engine(args, printer)?;
+        let engine = open::engine(args, 1, printer)?;
         let gguf = engine.gguf();
         let name = match gguf.metadata().str("general.name")? {
             Some(name) => name.to_owned(),
@@ -203,10 +203,11 @@ impl Generator {
         settings: &Settings<'_>,
     ) -> Result<SyncStats, Error> {
         let mut bar = None;
+        let n_batch = self.session.engine().n_batch();
         let synced = self.session.sync(prompt, logits, &mut |n_done, n_total| {
             // Beyond the tokens count the pictures that have to be looked at.
             let has_new_images = n_total > prompt.tokens.len();
-            if n_total - n_done > N_BATCH || (has_new_images && n_done < n_total) {
+            if n_total - n_done > n_batch || (has_new_images && n_done < n_total) {
                 let label = if has_new_images { "looking and reading" } else { "reading" };
                 bar.get_or_insert_with(|| settings.printer.progress(n_total as u64, label));
             }

@@ -82,7 +82,7 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     let replace = Replace { other: args.force, left: args.restart };
     let origin = Origin::new(&gguf, &text, settings);
     let (run, mut statistics) = Run::open(&args.output, origin, &inputs, replace)?;
-    let engine = open::opened(&args.model, gguf, None, printer)?;
+    let engine = open::opened(&args.model, gguf, None, 1, printer)?;
     let windows = Windows::new(&engine, &text, n_ctx, args.chunks.map(|n| n as usize)).map_err(
         |n_tokens| {
             anyhow::anyhow!("the text has {n_tokens} tokens, a chunk {n_ctx}: use a smaller --ctx")

@@ -5,6 +5,7 @@ pub mod chat;
 mod chat_format;
 pub mod convert;
 pub mod detokenize;
+mod devices;
 pub mod doctor;
 pub mod generator;
 pub mod imatrix;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::mmproj;
+use super::{devices, mmproj};
 use crate::cli::{CacheType, ModelArgs};
 use crate::engine::{Engine, EngineOptions, Error};
 use crate::ggml::DType;
@@ -24,10 +24,10 @@ pub(super) fn gguf(args: &ModelArgs, printer: &Printer) -> Result<Gguf> {
 }
 
 /// Opens the engine as the flags say, with its vision tower, and prints what it was opened with.
-pub(super) fn engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>> {
+pub(super) fn engine(args: &ModelArgs, n_slots: u32, printer: &Printer) -> Result<Arc<Engine>> {
     let gguf = gguf(args, printer)?;
     let mmproj = mmproj(args, &gguf, printer)?;
-    opened(args, gguf, mmproj, printer)
+    opened(args, gguf, mmproj, n_slots, printer)
 }
 
 /// Opens the engine for text only.
@@ -35,7 +35,7 @@ pub(super) fn text_engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Eng
     if args.mmproj.is_some() {
         printer.note("--mmproj is not used: this command takes text only");
     }
-    opened(args, gguf(args, printer)?, None, printer)
+    opened(args, gguf(args, printer)?, None, 1, printer)
 }
 
 /// The projector file that was asked for, or the one that goes with the model.
@@ -44,7 +44,7 @@ fn mmproj(args: &ModelArgs, gguf: &Gguf, printer: &Printer) -> Result<Option<Ggu
         return Ok(Some(Gguf::open(path)?));
     }
     let Some(path) = &args.model else { return Ok(Some(model::builtin_mmproj())) };
-    let (hparams, _) = Hparams::from_gguf(gguf, options(args).yarn)?;
+    let (hparams, _) = Hparams::from_gguf(gguf, yarn(args))?;
     let found = mmproj::find(path, gguf, &hparams);
     for reason in &found.skipped {
         printer.note(format!("passed over as vision tower: {reason}"));
@@ -55,16 +55,18 @@ fn mmproj(args: &ModelArgs, gguf: &Gguf, printer: &Printer) -> Result<Option<Ggu
     Ok(found.mmproj)
 }
 
-/// Opens the engine of an opened file, with progress and warnings.
+/// Opens the engine of an opened file for `n_slots` sessions side by side, with progress and warnings.
 pub(super) fn opened(
     args: &ModelArgs,
     gguf: Gguf,
     mmproj: Option<Gguf>,
+    n_slots: u32,
     printer: &Printer,
 ) -> Result<Arc<Engine>> {
     let label = gguf.label().to_string();
-    let bar = printer.progress(0, "loading");
-    let engine = Engine::open(gguf, mmproj, &options(args), &mut |done, total| {
+    let options = options(args, n_slots, printer)?;
+    let bar = printer.bytes("loading");
+    let engine = Engine::open(gguf, mmproj, &options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
@@ -78,6 +80,7 @@ pub(super) fn opened(
         printer
             .warn(format!("the model was trained for {n_ctx_train} tokens; beyond, it may ramble"));
     }
+    devices::say_fit(&engine, printer);
     let [k, v] = engine.cache_types();
     let cache = if k == v { k.name().to_owned() } else { format!("{}/{}", k.name(), v.name()) };
     printer.note(format!(
@@ -96,15 +99,22 @@ pub(super) fn named(error: Error, label: String) -> anyhow::Error {
     }
 }
 
-/// The engine's options behind the flags.
-pub(super) fn options(args: &ModelArgs) -> EngineOptions {
-    EngineOptions {
+/// The engine's options behind the flags; says which devices there are.
+pub(super) fn options(args: &ModelArgs, n_slots: u32, printer: &Printer) -> Result<EngineOptions> {
+    Ok(EngineOptions {
         n_ctx: args.ctx,
+        n_batch: args.devices.batch,
+        n_slots,
         n_threads: args.threads,
         cache_types: [args.cache_type_k, args.cache_type_v].map(|cache| cache.map(dtype)),
         repack: !args.no_repack,
-        yarn: if args.yarn_as_is { YarnPolicy::AsIs } else { YarnPolicy::Correct },
-    }
+        yarn: yarn(args),
+        devices: devices::choose(&args.devices, printer)?,
+    })
+}
+
+fn yarn(args: &ModelArgs) -> YarnPolicy {
+    if args.yarn_as_is { YarnPolicy::AsIs } else { YarnPolicy::Correct }
 }
 
 /// ggml's name for a cache type.

@@ -58,9 +58,7 @@ fn opened(args: &Args, printer: &Printer) -> Result<Arc<crate::engine::Engine>> 
     if let Some(front) = args.front.as_ref().filter(|front| *front != BUILD) {
         bail!("the program was replaced while it ran: {front} became {BUILD}; restart gust");
     }
-    let engine = open::engine(&args.model, printer)?;
-    engine.reserve(args.slots.into()).context("memory for so many slots")?;
-    Ok(engine)
+    open::engine(&args.model, args.slots.into(), printer)
 }
 
 impl RunnerCommand {
@@ -85,6 +83,7 @@ impl RunnerCommand {
             mmproj,
             no_repack,
             yarn_as_is,
+            devices,
         } = args;
         flag("slots", Some(n_slots.to_string().into()));
         flag("front", Some(BUILD.into()));
@@ -96,6 +95,7 @@ impl RunnerCommand {
         flag("mmproj", mmproj.as_ref().map(Into::into));
         let switches = [(no_repack, "--no-repack"), (yarn_as_is, "--yarn-as-is")];
         list.extend(switches.iter().filter(|(on, _)| **on).map(|(_, name)| (*name).into()));
+        list.extend(devices.words());
         Ok(RunnerCommand {
             program: std::env::current_exe()?,
             args: list,
@@ -121,10 +121,11 @@ mod tests {
 
     #[test]
     fn the_runner_opens_what_the_server_was_told_to() {
-        let lines: [&[&str]; 4] = [
+        let lines: [&[&str]; 5] = [
             &["gust", "runner", "--slots", "4"],
             &["gust", "runner", "--slots", "1", "-m", "a b.gguf", "--ctx", "512", "--no-repack"],
             &["gust", "runner", "--slots=9", "-t", "3", "--cache-type-k", "Q8_0", "--yarn-as-is"],
+            &["gust", "runner", "--slots=9", "--gpu-layers=3", "--device=A,B", "--mlock"],
             &["gust", "runner", "--slots=9", "--model=-x", "--mmproj=--ctx", "--cache-type-v=bf16"],
         ];
         let tokenizer = Tokenizer::from_gguf(&model::builtin()).unwrap();

@@ -5,7 +5,7 @@ use crate::model::{InputSums, KvCache, ListShape, TextGraph, TextShape};
 use crate::tokenizer::TokenId;
 
 use super::inputs::InputValues;
-use super::{Engine, Error, ImageRows, N_BATCH, Session};
+use super::{Engine, Error, ImageRows, Session};
 
 /// Most pieces that lists of cells are cut into: each takes memory for a result of all heads.
 pub(super) const MAX_PIECES: usize = 4096;
@@ -28,7 +28,7 @@ const MIN_LISTED: usize = 1024;
 pub struct BatchRow<'a> {
     /// The timeline that they continue.
     pub session: &'a mut Session,
-    /// At least one; all rows together at most [`N_BATCH`].
+    /// At least one; all rows together at most [`Engine::n_batch`].
     pub tokens: &'a [TokenId],
     /// The pictures that some of the tokens stand for, wholly or in part; others are of no effect.
     pub images: &'a [ImageRows],
@@ -142,7 +142,8 @@ impl Engine {
 
     fn check(&self, rows: &[BatchRow<'_>]) -> Result<(), Error> {
         let n_tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
-        assert!((1..=N_BATCH).contains(&n_tokens), "a batch has 1 to {N_BATCH} tokens");
+        let n_batch = self.n_batch;
+        assert!((1..=n_batch).contains(&n_tokens), "a batch has 1 to {n_batch} tokens");
         for row in rows {
             assert!(!row.tokens.is_empty() && row.n_logits <= row.tokens.len(), "{row:?}");
         }
@@ -256,16 +257,15 @@ impl Engine {
         let n: usize = rows.iter().map(|row| row.session.cells.as_slice().len()).sum();
         let n = n.next_multiple_of(GATHER_STEP);
         let n_tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
-        let pays = n_tokens >= MIN_GATHERING && 2 * n <= n_viewed && n <= self.max_gathered(kv);
+        let pays = n_tokens >= MIN_GATHERING && 2 * n <= n_viewed && n <= max_gathered(kv);
         pays.then_some(n)
     }
+}
 
-    /// Most cells that are copied together.
-    pub(super) fn max_gathered(&self, kv: &KvCache) -> usize {
-        let n_bytes = kv.n_bytes() / kv.n_cells() / self.hparams.n_layer as usize;
-        let n = (MAX_GATHERED / n_bytes).min(self.n_ctx / 2);
-        if kv.can_gather() { n / GATHER_STEP * GATHER_STEP } else { 0 }
-    }
+/// Most cells of `kv` that are copied together.
+pub(super) fn max_gathered(kv: &KvCache) -> usize {
+    let n = (MAX_GATHERED / kv.n_bytes_per_cell()).min(kv.n_cells() / 2);
+    if kv.can_gather() { n / GATHER_STEP * GATHER_STEP } else { 0 }
 }
 
 /// Room for lists of so many cells in so many pieces: powers of two, so that one graph serves many steps.

@@ -49,11 +49,21 @@ impl Tower {
         Ok(Some(Tower { gguf, projector }))
     }
 
-    /// Bytes of the weights and of the largest picture's way through them.
-    pub(super) fn n_bytes(&self) -> u64 {
+    /// The file.
+    pub(super) fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// Bytes of its weights.
+    pub(super) fn weight_bytes(&self) -> u64 {
         let expected = expected_vision_tensors(&self.projector);
         let tensors = expected.iter().filter_map(|tensor| self.gguf.tensor(&tensor.name));
-        tensors.map(|tensor| tensor.n_bytes).sum::<u64>() + self.projector.working_bytes()
+        tensors.map(|tensor| tensor.n_bytes).sum()
+    }
+
+    /// Bytes of the largest picture's way through it.
+    pub(super) fn working_bytes(&self) -> u64 {
+        self.projector.working_bytes()
     }
 }
 
@@ -71,21 +81,28 @@ impl Vision {
     /// Places the tower's weights.
     pub(super) fn load(
         tower: Tower,
-        placement: Placement,
+        placement: &Placement,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, GgmlError> {
         let Tower { gguf, projector } = tower;
-        // Pictures come in batches of hundreds of patches, which gain nothing from copies.
-        let placement = Placement { repack_budget: 0, ..placement };
         let weights = VisionWeights::load(&gguf, &projector, placement, progress)?;
-        let backend = Backend::new(placement.device, placement.n_threads as u32)?;
+        let device = placement.devices[placement.vision];
+        let mut devices = vec![device, placement.devices[placement.cpu()]];
+        devices.dedup();
+        let start = |device| Backend::new(device, placement.n_threads as u32);
+        let backends = devices.into_iter().map(start).collect::<Result<_, _>>()?;
         Ok(Vision {
             projector,
             weights,
-            device: placement.device,
-            sched: Mutex::new(Scheduler::new(vec![backend], VisionGraph::N_NODES_MAX)),
+            device,
+            sched: Mutex::new(Scheduler::new(backends, VisionGraph::N_NODES_MAX)),
             cache: Mutex::default(),
         })
+    }
+
+    /// Bytes of weights on each device.
+    pub(super) fn n_bytes(&self) -> &[u64] {
+        &self.weights.n_bytes
     }
 
     pub(super) fn cancel_flags(&self) -> Vec<CancelFlag> {

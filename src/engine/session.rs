@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::Cells;
 use crate::tokenizer::TokenId;
 
-use super::{BatchRow, Engine, Error, ImageMark, ImageRows, N_BATCH, Prompt, Timeline};
+use super::{BatchRow, Engine, Error, ImageMark, ImageRows, Prompt, Timeline};
 
 /// A timeline: tokens whose K and V lie in the engine's cache.
 ///
@@ -135,11 +135,12 @@ impl Session {
         let n_total = tokens.len() + new.map(|span| span.grid.n_tokens()).sum::<usize>();
         let mut n_looked_at = 0;
         let mut images: Vec<ImageRows> = Vec::new();
-        for start in (n_reused..tokens.len()).step_by(N_BATCH) {
+        let n_batch = engine.n_batch();
+        for start in (n_reused..tokens.len()).step_by(n_batch) {
             if progress(start + n_looked_at, n_total).is_break() {
                 return Err(Error::Cancelled);
             }
-            let range = start..tokens.len().min(start + N_BATCH);
+            let range = start..tokens.len().min(start + n_batch);
             images.retain(|image| image.mark.has_rows_in(&range));
             for span in prompt.images.iter().filter(|span| span.mark().has_rows_in(&range)) {
                 let mark = span.mark();

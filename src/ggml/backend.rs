@@ -14,7 +14,7 @@ use super::{DType, GgmlError, text};
 
 /// A device that ggml found: a processor or an accelerator. Devices live as long as the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Device(NonNull<sys::ggml_backend_device>);
+pub struct Device(pub(super) NonNull<sys::ggml_backend_device>);
 
 // SAFETY: ggml's device entries are immutable after registration, which `devices` completes first.
 unsafe impl Send for Device {}
@@ -57,6 +57,19 @@ fn register_best_cpu() {
     }
 }
 
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A graphics card with memory of its own; also one on another machine.
+    Gpu,
+    /// A graphics processor that shares the machine's memory.
+    IntegratedGpu,
+    /// A library that computes for the processor, such as BLAS; nothing lies in it.
+    Helper,
+}
+
 impl Device {
     /// The processor.
     pub fn cpu() -> Result<Device, GgmlError> {
@@ -67,10 +80,28 @@ impl Device {
         self.0.as_ptr()
     }
 
+    /// What it is.
+    pub fn kind(self) -> DeviceKind {
+        // SAFETY: a device pointer is valid for the program's life.
+        match unsafe { sys::ggml_backend_dev_type(self.ptr()) } {
+            sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_GPU => DeviceKind::Gpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::IntegratedGpu,
+            _ => DeviceKind::Helper,
+        }
+    }
+
     /// Whether this is the processor.
     pub fn is_cpu(self) -> bool {
-        // SAFETY: a device pointer is valid for the program's life.
-        unsafe { sys::ggml_backend_dev_type(self.ptr()) == sys::GGML_BACKEND_DEVICE_TYPE_CPU }
+        self.kind() == DeviceKind::Cpu
+    }
+
+    /// Bytes of its memory that are free now, and all of them, as the driver tells.
+    pub fn memory(self) -> [u64; 2] {
+        let (mut free, mut total) = (0usize, 0usize);
+        // SAFETY: both numbers are written by ggml.
+        unsafe { sys::ggml_backend_dev_memory(self.ptr(), &mut free, &mut total) };
+        [free as u64, total as u64]
     }
 
     /// Short name, such as `CPU`.
@@ -81,6 +112,10 @@ impl Device {
 
     /// What the device calls itself, such as the processor's model name.
     pub fn description(self) -> String {
+        #[cfg(feature = "rpc")]
+        if let Some(text) = super::rpc::description(self) {
+            return text;
+        }
         // SAFETY: as for `name`; the text may be anything the hardware says.
         let description = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(self.ptr())) };
         description.to_string_lossy().trim().to_owned()
@@ -96,6 +131,13 @@ impl Device {
     pub fn buffer_type(self) -> BufferType {
         // SAFETY: every device has a default buffer type.
         BufferType(unsafe { sys::ggml_backend_dev_buffer_type(self.ptr()) })
+    }
+
+    /// The processor's memory that this device reads and writes fastest, where it has one.
+    pub(super) fn host_buffer_type(self) -> Option<BufferType> {
+        // SAFETY: NULL means that there is none.
+        let kind = unsafe { sys::ggml_backend_dev_host_buffer_type(self.ptr()) };
+        (!kind.is_null()).then_some(BufferType(kind))
     }
 
     /// Further memory kinds whose tensors are rearranged for speed, best first.
@@ -136,11 +178,11 @@ impl Device {
     }
 
     /// Whether attention without a score matrix runs on this device, for heads of `n_embd_head`
-    /// elements and keys and values of type `kv`.
-    pub fn supports_flash_attn(self, n_embd_head: i64, kv: DType) -> bool {
+    /// elements, of keys and of values, which have these types.
+    pub fn supports_flash_attn(self, head: [i64; 2], types: [DType; 2]) -> bool {
         let arena = super::graph::Arena::new(8 * 1024);
-        let q = arena.tensor(DType::F32, &[n_embd_head, 256, 2]);
-        let [k, v] = [(); 2].map(|()| arena.tensor(kv, &[n_embd_head, 256, 2]));
+        let q = arena.tensor(DType::F32, &[head[0], 256, 2]);
+        let [k, v] = [0, 1].map(|i| arena.tensor(types[i], &[head[i], 256, 2]));
         let (q, k, v) = (q.ptr.as_ptr(), k.ptr.as_ptr(), v.ptr.as_ptr());
         // SAFETY: all tensors live in the arena; the question only reads their headers.
         unsafe {
@@ -148,6 +190,19 @@ impl Device {
             let mixed = sys::ggml_flash_attn_ext(arena.ptr(), q, k, v, none, 1.0, 0.0, 0.0);
             sys::ggml_prec_set_acc(mixed, sys::GGML_PREC_F32);
             sys::ggml_backend_dev_supports_op(self.ptr(), mixed)
+        }
+    }
+
+    /// Whether rows of F32 can be written into a tensor of type `dtype` on this device.
+    pub fn supports_set_rows(self, dtype: DType) -> bool {
+        let arena = super::graph::Arena::new(8 * 1024);
+        let n = 256;
+        let [to, from] = [dtype, DType::F32].map(|dtype| arena.tensor(dtype, &[n, 4]).ptr.as_ptr());
+        let rows = arena.tensor(DType::I64, &[4]).ptr.as_ptr();
+        // SAFETY: all tensors live in the arena; the question only reads their headers.
+        unsafe {
+            let written = sys::ggml_set_rows(arena.ptr(), to, from, rows);
+            sys::ggml_backend_dev_supports_op(self.ptr(), written)
         }
     }
 
@@ -159,14 +214,19 @@ impl Device {
         props.caps.buffer_from_host_ptr
     }
 
-    pub(super) fn wrap_host(self, bytes: &[u8]) -> Option<NonNull<sys::ggml_backend_buffer>> {
+    /// A buffer over memory that is there; no tensor in it is larger than `n_bytes_max`.
+    pub(super) fn wrap_host(
+        self,
+        bytes: &[u8],
+        n_bytes_max: usize,
+    ) -> Option<NonNull<sys::ggml_backend_buffer>> {
         // SAFETY: the store keeps the memory alive as long as the buffer and never writes through it.
         NonNull::new(unsafe {
             sys::ggml_backend_dev_buffer_from_host_ptr(
                 self.ptr(),
                 bytes.as_ptr().cast_mut().cast(),
                 bytes.len(),
-                bytes.len(),
+                n_bytes_max,
             )
         })
     }
@@ -197,6 +257,12 @@ impl BufferType {
     pub fn name(self) -> &'static str {
         // SAFETY: names are literals of the backend.
         unsafe { text(sys::ggml_backend_buft_name(self.0)) }
+    }
+
+    /// Most bytes of one buffer.
+    pub(super) fn max_bytes(self) -> usize {
+        // SAFETY: a buffer type pointer is always valid.
+        unsafe { sys::ggml_backend_buft_get_max_size(self.0) }
     }
 
     pub(super) fn alignment(self) -> usize {

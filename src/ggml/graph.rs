@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ggml_sys as sys;
 
-use super::{DType, Element, Tensor, TensorId, TensorStore};
+use super::{DType, Device, Element, Tensor, TensorId, TensorStore};
 
 /// Memory for tensor headers; tensor data lies elsewhere.
 pub(super) struct Arena(NonNull<sys::ggml_context>);
@@ -68,6 +68,8 @@ pub struct Graph {
     pub(super) cgraph: NonNull<sys::ggml_cgraph>,
     pub(super) inputs: Vec<NonNull<sys::ggml_tensor>>,
     pub(super) outputs: Vec<NonNull<sys::ggml_tensor>>,
+    /// Operations that run on a device whatever the scheduler thinks.
+    pub(super) pinned: Vec<(NonNull<sys::ggml_tensor>, Device)>,
     _stores: Vec<Arc<TensorStore>>,
     _arena: Arena,
 }
@@ -100,9 +102,9 @@ impl Graph {
                 .expect("the arena has room for the graph");
         let recording = RefCell::new(Recording::default());
         let result = record(&GraphBuilder { arena: &arena, cgraph, recording: &recording });
-        let Recording { inputs, outputs, stores } = recording.into_inner();
+        let Recording { inputs, outputs, pinned, stores } = recording.into_inner();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        (Graph { id, cgraph, inputs, outputs, _stores: stores, _arena: arena }, result)
+        (Graph { id, cgraph, inputs, outputs, pinned, _stores: stores, _arena: arena }, result)
     }
 
     /// Operations in the graph.
@@ -116,6 +118,7 @@ impl Graph {
 struct Recording {
     inputs: Vec<NonNull<sys::ggml_tensor>>,
     outputs: Vec<NonNull<sys::ggml_tensor>>,
+    pinned: Vec<(NonNull<sys::ggml_tensor>, Device)>,
     stores: Vec<Arc<TensorStore>>,
 }
 
@@ -145,6 +148,12 @@ impl<'g> GraphBuilder<'g> {
         let outputs = &mut self.recording.borrow_mut().outputs;
         outputs.push(tensor.ptr);
         OutputId(outputs.len() - 1)
+    }
+
+    /// Lets the operation behind `tensor` run on `device`, where its data lie, instead of wherever the
+    /// scheduler would copy them.
+    pub fn pin(&self, tensor: Tensor<'g>, device: Device) {
+        self.recording.borrow_mut().pinned.push((tensor.ptr, device));
     }
 
     /// Adds `tensor` and all it needs to the run, after what was added before.

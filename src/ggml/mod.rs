@@ -16,23 +16,29 @@
 
 #![allow(unsafe_code)]
 
+mod abort;
 mod attend;
 mod backend;
 mod custom;
 mod gather;
 mod graph;
 mod ops;
+mod pinned;
 mod quant;
+#[cfg(feature = "rpc")]
+pub mod rpc;
 mod sched;
 mod store;
 mod tensor;
 
 use std::ffi::{CStr, c_char};
 
+pub use abort::on_abort;
 pub use attend::{CellLists, PIECE, can_attend};
-pub use backend::{Backend, BufferType, CancelFlag, Device, devices};
+pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use ops::Rope;
+pub use pinned::PinnedMemory;
 pub use quant::{
     MAX_IMPORTANCE, Quantizer, dequantize_rows, max_value, needs_importance, quantize_rows,
 };

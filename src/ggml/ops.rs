@@ -185,6 +185,17 @@ impl<'g> GraphBuilder<'g> {
         })
     }
 
+    /// softmax(scale · x + mask) along the first dimension: F32 `x` `[n_kv, n, n_head]`, F16 `mask`
+    /// `[n_kv, n]`.
+    #[track_caller]
+    pub fn soft_max(&self, x: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Tensor<'g> {
+        let fits = mask.dtype() == DType::F16 && mask.ne()[..2] == x.ne()[..2];
+        check(fits && x.is_contiguous() && mask.is_contiguous(), "soft_max", x, mask);
+        Tensor::new(unsafe {
+            sys::ggml_soft_max_ext(self.ctx(), x.ptr.as_ptr(), mask.ptr.as_ptr(), scale, 0.0)
+        })
+    }
+
     /// The same elements in another shape.
     #[track_caller]
     pub fn reshape(&self, x: Tensor<'g>, ne: &[i64]) -> Tensor<'g> {

@@ -40,26 +40,59 @@ impl Scheduler {
         self.backends.iter().map(Backend::cancel_flag).collect()
     }
 
-    /// Bytes of working memory on all backends.
-    pub fn n_bytes(&self) -> usize {
+    /// Bytes of working memory on each backend.
+    pub fn n_bytes(&self) -> Vec<usize> {
         let size = |b: &Backend| {
             // SAFETY: scheduler and backend are valid.
             unsafe { sys::ggml_backend_sched_get_buffer_size(self.ptr.as_ptr(), b.ptr.as_ptr()) }
         };
-        self.backends.iter().map(size).sum()
+        self.backends.iter().map(size).collect()
     }
 
     /// Sizes the working memory for `graph`, so that smaller ones need no new memory later.
     ///
     /// The graph is spent: only its measure is taken.
     pub fn reserve(&mut self, graph: Graph) -> Result<(), GgmlError> {
-        self.current = 0;
+        self.reset(&graph);
         // SAFETY: the graph is valid and dropped after; reserving leaves nothing pointing to it.
-        let reserved = unsafe {
-            sys::ggml_backend_sched_reset(self.ptr.as_ptr());
-            sys::ggml_backend_sched_reserve(self.ptr.as_ptr(), graph.cgraph.as_ptr())
-        };
+        let reserved =
+            unsafe { sys::ggml_backend_sched_reserve(self.ptr.as_ptr(), graph.cgraph.as_ptr()) };
         if reserved { Ok(()) } else { Err(GgmlError::AllocGraph) }
+    }
+
+    /// Bytes of working memory that `graph` needs on each backend; none is taken.
+    pub fn measure(&mut self, graph: Graph) -> Vec<usize> {
+        let mut sizes = vec![0; self.backends.len()];
+        self.reset(&graph);
+        // SAFETY: as for `reserve`; there is a number for each backend.
+        unsafe {
+            sys::ggml_backend_sched_reserve_size(
+                self.ptr.as_ptr(),
+                graph.cgraph.as_ptr(),
+                sizes.as_mut_ptr(),
+            );
+            sys::ggml_backend_sched_reset(self.ptr.as_ptr());
+        }
+        sizes
+    }
+
+    /// Forgets the current graph and notes where `graph`'s pinned operations run.
+    fn reset(&mut self, graph: &Graph) {
+        self.current = 0;
+        // SAFETY: tensors of the earlier graph dangle from here on, and `current` has forgotten it. Backends and
+        // pinned operations are valid.
+        unsafe {
+            sys::ggml_backend_sched_reset(self.ptr.as_ptr());
+            for (tensor, device) in &graph.pinned {
+                let backend = self.backends.iter().find(|b| b.device() == *device);
+                let backend = backend.expect("operations are pinned to the scheduler's devices");
+                sys::ggml_backend_sched_set_tensor_backend(
+                    self.ptr.as_ptr(),
+                    tensor.as_ptr(),
+                    backend.ptr.as_ptr(),
+                );
+            }
+        }
     }
 
     /// Makes `graph` the current one. Planning is skipped when it already is: the fast way for a graph
@@ -68,13 +101,12 @@ impl Scheduler {
     /// A graph that was current once and is not any more can't come back; build it anew.
     pub fn ready<'a>(&'a mut self, graph: &'a mut Graph) -> Result<Ready<'a>, GgmlError> {
         if self.current != graph.id {
-            // SAFETY: tensors of the earlier graph dangle from here on, and `current` forgets it.
+            self.reset(graph);
+            // SAFETY: the graph outlives its being current.
             let planned = unsafe {
-                sys::ggml_backend_sched_reset(self.ptr.as_ptr());
                 sys::ggml_backend_sched_alloc_graph(self.ptr.as_ptr(), graph.cgraph.as_ptr())
             };
             if !planned {
-                self.current = 0;
                 return Err(GgmlError::AllocGraph);
             }
             self.current = graph.id;
@@ -85,11 +117,18 @@ impl Scheduler {
 
 fn new_sched(backends: &[Backend], n_nodes: usize) -> NonNull<sys::ggml_backend_sched> {
     let mut pointers: Vec<_> = backends.iter().map(|b| b.ptr.as_ptr()).collect();
-    // SAFETY: the backends live as long as the scheduler; NULL takes their default memory.
+    // What crosses between processor and GPU does so faster from memory that the GPU's driver has pinned.
+    let pinned = backends.iter().find_map(|b| b.device().host_buffer_type());
+    let memory = |b: &Backend| match pinned {
+        Some(pinned) if b.device().is_cpu() => pinned,
+        _ => b.device().buffer_type(),
+    };
+    let mut kinds: Vec<_> = backends.iter().map(|b| memory(b).0).collect();
+    // SAFETY: the backends live as long as the scheduler, kinds of memory as long as the program.
     let ptr = unsafe {
         sys::ggml_backend_sched_new(
             pointers.as_mut_ptr(),
-            std::ptr::null_mut(),
+            kinds.as_mut_ptr(),
             pointers.len() as i32,
             n_nodes,
             false,

@@ -16,6 +16,9 @@ use super::{BufferType, DType, Device, GgmlError, Tensor};
 /// `as_ref` is asked once; it must keep returning the same bytes while the store lives.
 pub type HostMemory = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
+/// Where tensors without memory seem to lie: aligned for everybody, and nobody's.
+const PRETENDED_ADDRESS: usize = 1 << 20;
+
 /// Names one tensor of one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorId(usize);
@@ -116,6 +119,11 @@ impl StoreBuilder {
         unsafe { sys::ggml_nbytes(self.store.tensor(id)) }
     }
 
+    /// Bytes allocated so far.
+    pub fn n_bytes_allocated(&self) -> usize {
+        self.store.n_bytes
+    }
+
     /// Puts tensors where they already lie: `(tensor, offset into memory)`.
     ///
     /// Offsets must be aligned for the device; extents are checked.
@@ -126,7 +134,8 @@ impl StoreBuilder {
         tensors: &[(TensorId, usize)],
     ) -> Result<(), GgmlError> {
         let bytes = (**memory).as_ref();
-        let buffer = device.wrap_host(bytes).map(Buffer).ok_or(GgmlError::Alloc {
+        let n_bytes_max = tensors.iter().map(|&(id, _)| self.n_bytes(id)).max().unwrap_or(0);
+        let buffer = device.wrap_host(bytes, n_bytes_max).map(Buffer).ok_or(GgmlError::Alloc {
             what: "mapped weights",
             n_bytes: bytes.len(),
             device: device.name().to_owned(),
@@ -145,7 +154,7 @@ impl StoreBuilder {
         Ok(())
     }
 
-    /// Gives tensors new memory of one kind, in one buffer; `what` names it in an error.
+    /// Gives tensors new memory of one kind, in as few buffers as the kind allows; `what` names it in an error.
     pub fn allocate(
         &mut self,
         kind: BufferType,
@@ -153,31 +162,76 @@ impl StoreBuilder {
         what: &'static str,
         tensors: &[TensorId],
     ) -> Result<(), GgmlError> {
-        let align = kind.alignment();
-        let mut offsets = Vec::with_capacity(tensors.len());
-        let mut n_bytes = 0usize;
+        let mut rest = tensors;
+        while !rest.is_empty() {
+            let (n, offsets, n_bytes) = self.laid_out(kind, rest);
+            // SAFETY: a plain allocation, NULL if refused.
+            let buffer =
+                NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, n_bytes) })
+                    .map(Buffer)
+                    .ok_or_else(|| GgmlError::Alloc {
+                        what,
+                        n_bytes,
+                        device: device.name().to_owned(),
+                    })?;
+            // SAFETY: the buffer is valid.
+            let base = unsafe { sys::ggml_backend_buffer_get_base(buffer.0.as_ptr()) }.cast::<u8>();
+            for (&id, offset) in rest[..n].iter().zip(offsets) {
+                // SAFETY: offsets were laid out inside the buffer's n_bytes. A device's addresses are only
+                // numbers here, so their sum is one too.
+                unsafe { place(buffer.0, self.store.tensor(id), base.wrapping_add(offset)) };
+            }
+            self.mark_weights(&buffer);
+            self.store.n_bytes += n_bytes;
+            self.store._buffers.push(buffer);
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    /// How many of the tensors fit one buffer, at least one; where each lies in it; and its size.
+    fn laid_out(&self, kind: BufferType, tensors: &[TensorId]) -> (usize, Vec<usize>, usize) {
+        let (align, max) = (kind.alignment(), kind.max_bytes());
+        let (mut offsets, mut end) = (Vec::with_capacity(tensors.len()), 0usize);
         for &id in tensors {
-            offsets.push(n_bytes);
             // SAFETY: the header is in our arena; the kind may want more than nbytes.
             let size =
                 unsafe { sys::ggml_backend_buft_get_alloc_size(kind.0, self.store.tensor(id)) };
-            n_bytes += size.next_multiple_of(align);
+            let next = end.saturating_add(size.next_multiple_of(align));
+            if next > max && !offsets.is_empty() {
+                break;
+            }
+            offsets.push(end);
+            end = next;
         }
-        // SAFETY: a plain allocation, NULL if refused.
-        let buffer = NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, n_bytes) })
+        (offsets.len(), offsets, end)
+    }
+
+    /// Lets tensors count as placed in memory of one kind, without any: for graphs that are planned and never
+    /// run. Gives the bytes that [`allocate`](Self::allocate) would take.
+    pub fn pretend(&mut self, kind: BufferType, tensors: &[TensorId]) -> usize {
+        let mut n_bytes = 0;
+        let mut rest = tensors;
+        while !rest.is_empty() {
+            let (n, _, size) = self.laid_out(kind, rest);
+            n_bytes += size;
+            rest = &rest[n..];
+        }
+        // SAFETY: a buffer of no bytes is a header that only tells its kind.
+        let buffer = NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, 0) })
             .map(Buffer)
-            .ok_or_else(|| GgmlError::Alloc { what, n_bytes, device: device.name().to_owned() })?;
-        for (&id, offset) in tensors.iter().zip(offsets) {
-            // SAFETY: offsets were laid out above inside the buffer's n_bytes.
+            .expect("a header can be allocated");
+        for &id in tensors {
+            // SAFETY: the header is ours. Planning asks whether there is an address, and never follows it.
             unsafe {
-                let base = sys::ggml_backend_buffer_get_base(buffer.0.as_ptr()).cast::<u8>();
-                place(buffer.0, self.store.tensor(id), base.add(offset));
+                let tensor = self.store.tensor(id);
+                (*tensor).buffer = buffer.0.as_ptr();
+                (*tensor).data = std::ptr::without_provenance_mut(PRETENDED_ADDRESS);
             }
         }
         self.mark_weights(&buffer);
-        self.store.n_bytes += n_bytes;
         self.store._buffers.push(buffer);
-        Ok(())
+        n_bytes
     }
 
     fn mark_weights(&self, buffer: &Buffer) {
@@ -190,15 +244,16 @@ impl StoreBuilder {
         }
     }
 
-    /// Fills a whole tensor that has memory of its own. Different tensors may be filled from
-    /// different threads at once.
-    pub fn fill(&self, id: TensorId, bytes: &[u8]) {
-        assert_eq!(bytes.len(), self.n_bytes(id), "a tensor is filled whole");
-        // SAFETY: sizes agree; `allocate` gave the tensor memory that nobody else writes.
+    /// Fills a part of a tensor that has memory of its own; memory of a kind that rearranges wants it whole.
+    /// Different parts may be filled from different threads at once.
+    pub fn fill(&self, id: TensorId, offset: usize, bytes: &[u8]) {
+        let end = offset.checked_add(bytes.len());
+        assert!(end.is_some_and(|end| end <= self.n_bytes(id)), "filled past the tensor's end");
+        // SAFETY: the range is checked; `allocate` gave the tensor memory that nobody else writes.
         unsafe {
             let tensor = self.store.tensor(id);
             assert!(!(*tensor).data.is_null(), "a tensor is filled after it has memory");
-            sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, bytes.len());
+            sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), offset, bytes.len());
         }
     }
 

@@ -49,6 +49,11 @@ impl DType {
         unsafe { sys::ggml_blck_size(self.0) }
     }
 
+    /// Whether elements come in blocks with scales.
+    pub fn is_quantized(self) -> bool {
+        self.block_size() > 1
+    }
+
     /// Bytes of a row of `n` elements; `n` is a multiple of the block size.
     pub fn row_size(self, n: i64) -> usize {
         assert!(n % self.block_size() == 0, "{n} elements are no whole blocks of {self:?}");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::ggml::{DType, Device, GgmlError, StoreBuilder, TensorId, TensorStore, can_attend};
 
-use super::Hparams;
+use super::{Hparams, Placement};
 
 /// Most cells that a session takes at once, so that sessions growing side by side stay in runs.
 const RUN: usize = 32;
@@ -20,7 +20,7 @@ const RUN_SHARE: usize = 64;
 /// Graphs look at whole multiples of this many cells, so that one graph serves many steps.
 const VIEW_STEP: usize = 256;
 
-/// K and V of every layer, on one device.
+/// K and V of every layer, each on its layer's device.
 #[derive(Debug)]
 pub struct KvCache {
     store: Arc<TensorStore>,
@@ -28,20 +28,52 @@ pub struct KvCache {
     k: Vec<TensorId>,
     /// One per layer, `[n_embd_head_v · n_head_kv, n_cells]`.
     v: Vec<TensorId>,
+    /// Where each layer's K and V are.
+    devices: Vec<Device>,
     types: [DType; 2],
-    is_on_cpu: bool,
+    /// Whether attention goes without a matrix of scores.
+    flash_attn: bool,
+    /// Bytes on each device of the placement.
+    n_bytes: Vec<u64>,
     n_cells: usize,
     /// Cells below this have been zeroed; memory above has never been touched.
     n_zeroed: usize,
 }
 
 impl KvCache {
-    /// A cache of `n_cells` positions. Its pages are touched only as they come into use.
+    /// A cache of `n_cells` positions. Pages of the processor's are touched only as they come into use.
     pub fn new(
         hparams: &Hparams,
         n_cells: usize,
-        [type_k, type_v]: [DType; 2],
-        device: Device,
+        types: [DType; 2],
+        placement: &Placement,
+    ) -> Result<Self, GgmlError> {
+        Self::place(hparams, n_cells, types, placement, |builder, device, ids| {
+            let n_before = builder.n_bytes_allocated();
+            builder.allocate(device.buffer_type(), device, "the KV cache", ids)?;
+            Ok(builder.n_bytes_allocated() - n_before)
+        })
+    }
+
+    /// The same without memory: graphs of it can be planned, not run.
+    pub fn pretend(
+        hparams: &Hparams,
+        n_cells: usize,
+        types: [DType; 2],
+        placement: &Placement,
+    ) -> Self {
+        let placed = Self::place(hparams, n_cells, types, placement, |builder, device, ids| {
+            Ok(builder.pretend(device.buffer_type(), ids))
+        });
+        placed.expect("nothing is allocated that could be refused")
+    }
+
+    fn place(
+        hparams: &Hparams,
+        n_cells: usize,
+        types: [DType; 2],
+        placement: &Placement,
+        take: impl Fn(&mut StoreBuilder, Device, &[TensorId]) -> Result<usize, GgmlError>,
     ) -> Result<Self, GgmlError> {
         let n_layer = hparams.n_layer as usize;
         let n_head_kv = i64::from(hparams.n_head_kv);
@@ -52,12 +84,29 @@ impl KvCache {
             let name = |layer| format!("cache_{what}-{layer}");
             (0..n_layer).map(|i| builder.declare(&name(i), dtype, &[n, n_cells as i64])).collect()
         };
-        let (k, v) = (declare("k", type_k, n_k), declare("v", type_v, n_v));
-        let all: Vec<TensorId> = k.iter().chain(&v).copied().collect();
-        builder.allocate(device.buffer_type(), device, "the KV cache", &all)?;
-        let types = [type_k, type_v];
-        let is_on_cpu = device == Device::cpu()?;
-        Ok(KvCache { store: builder.finish(), k, v, types, is_on_cpu, n_cells, n_zeroed: 0 })
+        let (k, v) = (declare("k", types[0], n_k), declare("v", types[1], n_v));
+        let homes = placement.kv();
+        let mut n_bytes = vec![0; placement.devices.len()];
+        for (index, &device) in placement.devices.iter().enumerate() {
+            let layers = (0..n_layer).filter(|&il| homes[il] == index);
+            let ids: Vec<TensorId> = layers.flat_map(|il| [k[il], v[il]]).collect();
+            if !ids.is_empty() {
+                n_bytes[index] = take(&mut builder, device, &ids)? as u64;
+            }
+        }
+        let devices = homes.into_iter().map(|index| placement.devices[index]).collect();
+        let able = || placement.without_flash_attn(hparams, types).is_none();
+        Ok(KvCache {
+            store: builder.finish(),
+            k,
+            v,
+            devices,
+            types,
+            flash_attn: placement.flash_attn.unwrap_or_else(able),
+            n_bytes,
+            n_cells,
+            n_zeroed: 0,
+        })
     }
 
     /// Positions that fit.
@@ -65,9 +114,14 @@ impl KvCache {
         self.n_cells
     }
 
-    /// Bytes of all cells.
-    pub fn n_bytes(&self) -> usize {
-        self.store.n_bytes_allocated()
+    /// Bytes of all cells on each device of the placement.
+    pub fn n_bytes(&self) -> &[u64] {
+        &self.n_bytes
+    }
+
+    /// Bytes of one layer's K and V of one position.
+    pub fn n_bytes_per_cell(&self) -> usize {
+        self.n_bytes.iter().sum::<u64>() as usize / self.n_cells / self.devices.len()
     }
 
     /// K and V of one layer, for the graph.
@@ -75,16 +129,30 @@ impl KvCache {
         (&self.store, self.k[layer], self.v[layer])
     }
 
+    /// Where one layer's K and V are.
+    pub(super) fn device(&self, layer: usize) -> Device {
+        self.devices[layer]
+    }
+
+    /// Whether attention goes without a matrix of scores.
+    pub(super) fn flash_attn(&self) -> bool {
+        self.flash_attn
+    }
+
     /// Whether attention can go by lists of cells in this cache.
     pub fn can_list(&self, hparams: &Hparams) -> bool {
         let head = [hparams.n_embd_head_k, hparams.n_embd_head_v].map(i64::from);
         let n_group = i64::from(hparams.n_head / hparams.n_head_kv);
-        self.is_on_cpu && can_attend(self.types, head, n_group)
+        self.flash_attn && self.is_on_cpu() && can_attend(self.types, head, n_group)
     }
 
     /// Whether chosen cells can be copied together.
     pub fn can_gather(&self) -> bool {
-        self.is_on_cpu
+        self.is_on_cpu()
+    }
+
+    fn is_on_cpu(&self) -> bool {
+        self.devices.iter().all(|device| device.is_cpu())
     }
 
     /// How many cells a graph must look at to see cell `last`.

@@ -1,18 +1,22 @@
 //! Placing the tensors of a file in memory.
 //!
-//! A tensor stays where the file is mapped; where the CPU backend runs faster on a rearranged copy, and
-//! the copies fit the memory that the caller allows, it gets one, instead of the mapped tensor or beside
-//! it. Names, shapes and types were checked against the spec before (`spec.rs`), so nothing here can fail
+//! What belongs to the processor stays where the file is mapped; where the CPU backend runs faster on a
+//! rearranged copy, and the copies fit the memory that the caller allows, it gets one, instead of the mapped
+//! tensor or beside it. What belongs to a device with memory of its own is copied there, by several threads
+//! and through pinned memory where the device has some. Names, shapes and types were checked against the spec before (`spec.rs`), so nothing here can fail
 //! but memory. `weights.rs` and `vision_weights.rs` say which tensor is what.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::ggml::{
-    BufferType, DType, Device, GgmlError, GraphBuilder, HostMemory, StoreBuilder, Tensor, TensorId,
+    BufferType, DType, Device, GgmlError, HostMemory, PinnedMemory, StoreBuilder, TensorId,
     TensorStore,
 };
 use crate::gguf::{Gguf, TensorInfo, TensorType};
+
+use super::linear::Linear;
+use super::placement::Placement;
 
 /// What the CPU's vector loads want, and what GGUF files have by default.
 const ALIGNMENT: u64 = 32;
@@ -20,54 +24,9 @@ const ALIGNMENT: u64 = 32;
 /// Mapped pages are brought in by pieces of this size, so that progress can be shown.
 const TOUCH_BYTES: usize = 64 << 20;
 
-/// A matrix and what goes with it.
-#[derive(Debug, Clone, Copy)]
-pub struct Linear {
-    /// `[n_in, n_out]`
-    pub weight: TensorId,
-    /// The same in the CPU's own order, for the few rows of a decode step; see `Copied::Beside`.
-    pub packed: Option<TensorId>,
-    /// F32 `[1]`; NVFP4 files carry one per matrix.
-    pub scale: Option<TensorId>,
-    /// F32 `[n_out]`; Mistral Medium 3.5 has none.
-    pub bias: Option<TensorId>,
-}
-
-/// Batches up to this many rows multiply with a weight's packed copy, where there is one.
-const PACKED_ROWS: i64 = 16;
-
-impl Linear {
-    /// W·x, times the weight's own scale and plus its bias, where the file has them.
-    pub(super) fn apply<'g>(
-        &self,
-        g: &GraphBuilder<'g>,
-        store: &Arc<TensorStore>,
-        x: Tensor<'g>,
-    ) -> Tensor<'g> {
-        let packed = self.packed.filter(|_| x.ne()[1] <= PACKED_ROWS);
-        let mut y = g.mul_mat(g.stored(store, packed.unwrap_or(self.weight)), x);
-        if let Some(scale) = self.scale {
-            y = g.mul(y, g.stored(store, scale));
-        }
-        if let Some(bias) = self.bias {
-            y = g.add(y, g.stored(store, bias));
-        }
-        y
-    }
-}
-
-/// How weights are placed.
-#[derive(Debug, Clone, Copy)]
-pub struct Placement {
-    /// Where they go.
-    pub device: Device,
-    /// Bytes that the weights with their rearranged copies may take; 0 makes no copies.
-    pub repack_budget: u64,
-    /// Whether mapped pages are read in now; sensible when they fit memory.
-    pub touch: bool,
-    /// Threads that copy and touch.
-    pub n_threads: usize,
-}
+/// Other devices are filled by pieces of this size: large enough for a bus or a network, and small enough that
+/// several threads read the file while others send. What is known on another machine is known by the piece.
+const UPLOAD_BYTES: usize = 8 << 20;
 
 /// What a rearranged copy is to the tensor in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,37 +72,66 @@ impl AsRef<[u8]> for PartMemory {
 struct Item<'a> {
     id: TensorId,
     info: &'a TensorInfo,
+    device: usize,
     /// `None` leaves the tensor where it is mapped.
     copy_to: Option<BufferType>,
     /// Whether a forward pass reads all of it.
     read_whole: bool,
 }
 
-/// Declares the tensors that are asked for, then places them all.
-pub(super) struct Loader<'a> {
-    gguf: &'a Arc<Gguf>,
-    placement: Placement,
-    repack_types: Vec<BufferType>,
-    builder: StoreBuilder,
-    items: Vec<Item<'a>>,
+/// Weights in their places.
+pub(super) struct Placed {
+    pub(super) store: Arc<TensorStore>,
+    /// Bytes on each device, mapped ones counted.
+    pub(super) n_bytes: Vec<u64>,
+    /// Bytes of tensors that have a rearranged copy.
     pub(super) n_bytes_repacked: u64,
+    /// Bytes that a pass over one token reads.
     pub(super) n_bytes_read: u64,
 }
 
+/// Whether tensors get memory.
+pub(super) enum Fill<'p> {
+    /// They are loaded, and the caller told how far that is.
+    Load(Progress<'p>),
+    /// They are only planned with: nothing is taken and nothing read.
+    Pretend,
+}
+
+/// Declares the tensors that are asked for, then places them all.
+pub(super) struct Loader<'a> {
+    gguf: &'a Arc<Gguf>,
+    placement: &'a Placement,
+    /// Device of what is declared next.
+    home: usize,
+    repack_types: Vec<BufferType>,
+    builder: StoreBuilder,
+    items: Vec<Item<'a>>,
+    n_bytes_repacked: u64,
+    n_bytes_read: u64,
+}
+
 impl<'a> Loader<'a> {
-    pub(super) fn new(gguf: &'a Arc<Gguf>, placement: Placement) -> Self {
+    pub(super) fn new(gguf: &'a Arc<Gguf>, placement: &'a Placement) -> Self {
         Loader {
             gguf,
             placement,
+            home: placement.cpu(),
             repack_types: match placement.repack_budget {
                 0 => Vec::new(),
-                _ => placement.device.extra_buffer_types(),
+                _ => placement.devices[placement.cpu()].extra_buffer_types(),
             },
             builder: StoreBuilder::new(2 * gguf.tensors().len()), // a copy each at most
             items: Vec::new(),
             n_bytes_repacked: 0,
             n_bytes_read: 0,
         }
+    }
+
+    /// What is declared from here on goes to this device.
+    pub(super) fn at(&mut self, device: usize) -> &mut Self {
+        self.home = device;
+        self
     }
 
     pub(super) fn linear(&mut self, name: &str) -> Linear {
@@ -163,6 +151,9 @@ impl<'a> Loader<'a> {
     pub(super) fn tied_output(&mut self, token_embd: TensorId) -> Linear {
         let info = self.info("token_embd.weight");
         let tied = Linear { weight: token_embd, packed: None, scale: None, bias: None };
+        if self.home != self.placement.cpu() {
+            return Linear { weight: self.add(info, None, true), ..tied };
+        }
         let Some(kind) = self.repacked(info) else { return tied };
         let copy = self.add(info, Some(kind), false);
         match Copied::of(info.ty, kind) {
@@ -216,26 +207,31 @@ impl<'a> Loader<'a> {
         read_whole: bool,
     ) -> TensorId {
         let id = self.builder.declare(&info.name, dtype(info), ne);
+        let index = self.placement.device_of(&info.name, self.home);
+        let device = self.placement.devices[index];
         let copy_to = copy_to.or_else(|| {
             // A file may align its data less than vector loads need.
             let bytes = self.gguf.parts()[info.part].bytes();
             let address = bytes.as_ptr() as u64 + info.offset;
-            let mappable =
-                address.is_multiple_of(ALIGNMENT) && self.placement.device.maps_host_memory();
-            (!mappable).then(|| self.placement.device.buffer_type())
+            let stays = self.placement.mmap && device.maps_host_memory();
+            (!stays || !address.is_multiple_of(ALIGNMENT)).then(|| device.buffer_type())
         });
         if read_whole {
             self.n_bytes_read += info.n_bytes;
         }
-        self.items.push(Item { id, info, copy_to, read_whole });
+        self.items.push(Item { id, info, device: index, copy_to, read_whole });
         id
     }
 
     /// The memory kind in which the CPU multiplies faster with this matrix, if it may be copied there.
     fn repacked(&mut self, info: &TensorInfo) -> Option<BufferType> {
+        let cpu = self.placement.cpu();
+        if self.placement.device_of(&info.name, self.home) != cpu {
+            return None;
+        }
+        let cpu = self.placement.devices[cpu];
         let ne = [info.dims[0] as i64, info.dims[1] as i64];
-        let supports =
-            |kind: &&BufferType| self.placement.device.supports_mul_mat(**kind, dtype(info), ne);
+        let supports = |kind: &&BufferType| cpu.supports_mul_mat(**kind, dtype(info), ne);
         let kind = self.repack_types.iter().find(supports).copied()?;
         let mapped = match Copied::of(info.ty, kind) {
             Copied::Instead => 0,
@@ -248,32 +244,83 @@ impl<'a> Loader<'a> {
         Some(kind)
     }
 
-    pub(super) fn place(mut self, progress: Progress<'_>) -> Result<Arc<TensorStore>, GgmlError> {
-        let device = self.placement.device;
-        for part in 0..self.gguf.parts().len() {
-            let mapped: Vec<(TensorId, usize)> = self
-                .items
-                .iter()
-                .filter(|item| item.info.part == part && item.copy_to.is_none())
-                .map(|item| (item.id, item.info.offset as usize))
-                .collect();
-            if !mapped.is_empty() {
-                let memory: HostMemory = Arc::new(PartMemory { gguf: self.gguf.clone(), part });
-                self.builder.map(device, &memory, &mapped)?;
+    pub(super) fn place(mut self, fill: Fill<'_>) -> Result<Placed, GgmlError> {
+        let n_bytes = match fill {
+            Fill::Load(progress) => {
+                let n_bytes = self.take_memory()?;
+                self.read_in(progress);
+                n_bytes
+            }
+            Fill::Pretend => self.pretend(),
+        };
+        let Loader { builder, n_bytes_repacked, n_bytes_read, .. } = self;
+        Ok(Placed { store: builder.finish(), n_bytes, n_bytes_repacked, n_bytes_read })
+    }
+
+    /// Maps or allocates memory for every tensor.
+    fn take_memory(&mut self) -> Result<Vec<u64>, GgmlError> {
+        let mut n_bytes = self.mapped_bytes();
+        for (index, n_bytes) in n_bytes.iter_mut().enumerate() {
+            let device = self.placement.devices[index];
+            for part in 0..self.gguf.parts().len() {
+                let stays = |item: &&Item<'_>| {
+                    item.device == index && item.info.part == part && item.copy_to.is_none()
+                };
+                let mapped: Vec<(TensorId, usize)> = self
+                    .items
+                    .iter()
+                    .filter(stays)
+                    .map(|item| (item.id, item.info.offset as usize))
+                    .collect();
+                if !mapped.is_empty() {
+                    let memory: HostMemory = Arc::new(PartMemory { gguf: self.gguf.clone(), part });
+                    self.builder.map(device, &memory, &mapped)?;
+                }
+            }
+            for (kind, ids) in self.copies(index) {
+                let n_before = self.builder.n_bytes_allocated();
+                self.builder.allocate(kind, device, "weights", &ids)?;
+                *n_bytes += (self.builder.n_bytes_allocated() - n_before) as u64;
             }
         }
-        let kinds: Vec<BufferType> = self.items.iter().filter_map(|item| item.copy_to).collect();
-        for kind in unique(kinds) {
-            let ids: Vec<TensorId> = self
-                .items
-                .iter()
-                .filter(|item| item.copy_to == Some(kind))
-                .map(|item| item.id)
-                .collect();
-            self.builder.allocate(kind, device, "weights", &ids)?;
+        Ok(n_bytes)
+    }
+
+    /// Lets every tensor count as placed.
+    fn pretend(&mut self) -> Vec<u64> {
+        let mut n_bytes = self.mapped_bytes();
+        for (index, device) in self.placement.devices.iter().enumerate() {
+            let stays = |item: &&Item<'_>| item.device == index && item.copy_to.is_none();
+            let mapped: Vec<TensorId> =
+                self.items.iter().filter(stays).map(|item| item.id).collect();
+            self.builder.pretend(device.buffer_type(), &mapped);
+            for (kind, ids) in self.copies(index) {
+                n_bytes[index] += self.builder.pretend(kind, &ids) as u64;
+            }
         }
-        self.read_in(progress);
-        Ok(self.builder.finish())
+        n_bytes
+    }
+
+    /// Bytes that each device uses where they are mapped.
+    fn mapped_bytes(&self) -> Vec<u64> {
+        let mut n_bytes = vec![0; self.placement.devices.len()];
+        for item in self.items.iter().filter(|item| item.copy_to.is_none()) {
+            n_bytes[item.device] += item.info.n_bytes;
+        }
+        n_bytes
+    }
+
+    /// What a device gets copies of, by the kind of memory.
+    fn copies(&self, device: usize) -> Vec<(BufferType, Vec<TensorId>)> {
+        let mut kinds: Vec<(BufferType, Vec<TensorId>)> = Vec::new();
+        for item in self.items.iter().filter(|item| item.device == device) {
+            let Some(kind) = item.copy_to else { continue };
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, ids)) => ids.push(item.id),
+                None => kinds.push((kind, vec![item.id])),
+            }
+        }
+        kinds
     }
 
     /// Copies what is copied and touches what is mapped, on several threads.
@@ -286,8 +333,9 @@ impl<'a> Loader<'a> {
             for _ in 0..self.placement.n_threads.max(1) {
                 let (done, next, jobs) = (done.clone(), &next, &jobs);
                 scope.spawn(move || {
+                    let mut pinned = None;
                     while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        self.run(job);
+                        self.run(job, &mut pinned);
                         let _ = done.send(job.bytes.len() as u64);
                     }
                 });
@@ -303,25 +351,51 @@ impl<'a> Loader<'a> {
     }
 
     fn jobs(&self, item: &Item<'a>) -> Vec<Job<'a>> {
-        let bytes = self.gguf.data(item.info);
-        if item.copy_to.is_some() {
-            // A copy that is not read whole has its original beside it.
-            let replaces = item.read_whole;
-            return vec![Job { fill: Some(item.id), bytes, info: item.info, replaces }];
-        }
-        if !(item.read_whole && self.placement.touch) {
-            return Vec::new();
-        }
-        let job = |bytes| Job { fill: None, bytes, info: item.info, replaces: false };
-        bytes.chunks(TOUCH_BYTES).map(job).collect()
+        let (bytes, info) = (self.gguf.data(item.info), item.info);
+        let Some(_) = item.copy_to else {
+            if !(item.read_whole && self.placement.touch) {
+                return Vec::new();
+            }
+            let job = |(i, bytes)| Job {
+                fill: None,
+                bytes,
+                info,
+                offset: i * TOUCH_BYTES,
+                replaces: false,
+            };
+            return bytes.chunks(TOUCH_BYTES).enumerate().map(job).collect();
+        };
+        let device = self.placement.devices[item.device];
+        // The processor's own kinds of memory may rearrange, which takes the whole tensor.
+        let n_piece = if device.is_cpu() { bytes.len() } else { UPLOAD_BYTES };
+        // A copy that is not read whole has its original beside it.
+        let job = |(i, bytes)| Job {
+            fill: Some((item.id, device)),
+            bytes,
+            info,
+            offset: i * n_piece,
+            replaces: item.read_whole,
+        };
+        bytes.chunks(n_piece).enumerate().map(job).collect()
     }
 
-    fn run(&self, job: &Job<'_>) {
+    fn run(&self, job: &Job<'_>, pinned: &mut Option<(Device, PinnedMemory)>) {
         match job.fill {
-            Some(id) => {
-                self.builder.fill(id, job.bytes);
+            Some((id, device)) => {
+                if pinned.as_ref().is_none_or(|(owner, _)| *owner != device) {
+                    let memory = PinnedMemory::new(device, UPLOAD_BYTES);
+                    *pinned = memory.map(|memory| (device, memory));
+                }
+                match pinned {
+                    Some((_, memory)) => {
+                        let piece = &mut memory.bytes_mut()[..job.bytes.len()];
+                        piece.copy_from_slice(job.bytes);
+                        self.builder.fill(id, job.offset, piece);
+                    }
+                    None => self.builder.fill(id, job.offset, job.bytes),
+                }
                 if job.replaces {
-                    let start = job.info.offset as usize;
+                    let start = job.info.offset as usize + job.offset;
                     self.gguf.parts()[job.info.part].release(&(start..start + job.bytes.len()));
                 }
             }
@@ -334,23 +408,16 @@ impl<'a> Loader<'a> {
 }
 
 struct Job<'a> {
-    /// The tensor to fill; `None` only touches the bytes.
-    fill: Option<TensorId>,
+    /// The tensor to fill and its device; `None` only touches the bytes.
+    fill: Option<(TensorId, Device)>,
     bytes: &'a [u8],
     info: &'a TensorInfo,
+    /// Of the bytes in the tensor.
+    offset: usize,
     /// Whether the file's own pages may go when the copy is made.
     replaces: bool,
 }
 
 fn dtype(info: &TensorInfo) -> DType {
     DType::from_id(info.ty.ggml_id()).expect("the spec admits only types that ggml has")
-}
-
-fn unique(kinds: Vec<BufferType>) -> Vec<BufferType> {
-    kinds.into_iter().fold(Vec::new(), |mut seen, kind| {
-        if !seen.contains(&kind) {
-            seen.push(kind);
-        }
-        seen
-    })
 }

@@ -4,11 +4,13 @@
 //! llama.cpp's, so that traces can be laid side by side. Shapes are in ggml's order; `n` is the number
 //! of tokens in the batch.
 
+mod attention;
+
 use std::cell::RefCell;
 
 use crate::ggml::{CellLists, Graph, GraphBuilder, InputId, OutputId, Rope, Tensor};
 
-use super::loader::Linear;
+use super::linear::Linear;
 use super::weights::Layer;
 use super::{Hparams, KvCache, RopeScaling, Weights};
 
@@ -318,36 +320,9 @@ impl<'a, 'g> Recorder<'a, 'g> {
         }
         g.compute(q);
         let cache = self.store_kv(x, layer, il);
-        let mixed = self.mix(q, cache).named(format!("kqv_out-{il}"));
+        let mixed = self.mix(q, cache, il).named(format!("kqv_out-{il}"));
         self.sum_up(mixed, il, &["attn_output"]);
         self.linear(&layer.attn_output, mixed)
-    }
-
-    /// softmax(QKᵀ / √d_k) V: by lists for the first tokens, under a mask for the others. `q` is
-    /// `[d_k, n_head, n]`; gives `[d_v · n_head, n]`.
-    fn mix(&self, q: Tensor<'g>, [k, v]: [Tensor<'g>; 2]) -> Tensor<'g> {
-        let (g, hparams) = (self.g, self.hparams);
-        let (n_head, n_head_kv) = (i64::from(hparams.n_head), i64::from(hparams.n_head_kv));
-        let (d_k, d_v) = (i64::from(hparams.n_embd_head_k), i64::from(hparams.n_embd_head_v));
-        let (n, n_listed) = (self.shape.n_tokens, self.shape.lists.n_tokens);
-        let listed = self.lists.map(|lists| {
-            let mixed = g.attend(g.view_tokens(q, 0..n_listed), [k, v], n_head_kv, lists);
-            g.reshape(mixed, &[d_v * n_head, n_listed as i64])
-        });
-        let masked = self.mask.map(|mask| {
-            let n_kv = self.shape.n_kv as i64;
-            let [k, v] = [k, v].map(|x| self.gathered.map_or(x, |cells| g.gather(x, cells)));
-            let k = g.view_heads(k, [d_k, n_kv, n_head_kv]);
-            let v = g.view_heads(v, [d_v, n_kv, n_head_kv]);
-            let q = g.swap_12(g.view_tokens(q, n_listed..n));
-            let mixed = g.flash_attn(q, k, v, Some(mask), 1.0 / (d_k as f32).sqrt()); // [d_v, n_head, n]
-            g.reshape(mixed, &[d_v * n_head, (n - n_listed) as i64])
-        });
-        match (listed, masked) {
-            (Some(listed), Some(masked)) => g.concat_rows(listed, masked),
-            (Some(mixed), None) | (None, Some(mixed)) => mixed,
-            (None, None) => unreachable!("a batch has at least one token"),
-        }
     }
 
     /// W_down(silu(W_gate·x) ⊙ W_up·x).

@@ -18,7 +18,7 @@ use crate::ggml::{
 };
 use crate::vision::{Grid, ImagePatches, MAX_SIDE_PATCHES};
 
-use super::loader::Linear;
+use super::linear::Linear;
 use super::projector::{Activation, Projector};
 use super::vision_weights::{VisionLayer, VisionWeights};
 

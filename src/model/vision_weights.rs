@@ -8,7 +8,9 @@ use std::sync::Arc;
 use crate::ggml::{DType, GgmlError, TensorId, TensorStore};
 use crate::gguf::{Gguf, TensorType};
 
-use super::loader::{Linear, Loader, Placement, Progress};
+use super::linear::Linear;
+use super::loader::{Fill, Loader, Placed};
+use super::placement::Placement;
 use super::projector::Projector;
 
 /// One layer of the tower.
@@ -31,6 +33,8 @@ pub struct VisionLayer {
 pub struct VisionWeights {
     /// Holds every tensor below.
     pub store: Arc<TensorStore>,
+    /// Bytes on each device of the placement, mapped ones counted.
+    pub n_bytes: Vec<u64>,
     /// `[3 · patch², n_embd]`
     pub patch_embd: Linear,
     /// `[n_embd]`
@@ -56,12 +60,30 @@ impl VisionWeights {
     pub fn load(
         gguf: &Arc<Gguf>,
         projector: &Projector,
-        placement: Placement,
-        progress: Progress<'_>,
+        placement: &Placement,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, GgmlError> {
+        Self::place(gguf, projector, placement, Fill::Load(progress))
+    }
+
+    /// The same without memory and without a look at the data: graphs of it can be planned, not run.
+    pub fn pretend(gguf: &Arc<Gguf>, projector: &Projector, placement: &Placement) -> Self {
+        let placed = Self::place(gguf, projector, placement, Fill::Pretend);
+        placed.expect("nothing is allocated that could be refused")
+    }
+
+    fn place(
+        gguf: &Arc<Gguf>,
+        projector: &Projector,
+        placement: &Placement,
+        fill: Fill<'_>,
     ) -> Result<Self, GgmlError> {
         let kv = kv_type(gguf);
         let n_embd_head_padded = padded_head(projector, placement, kv);
+        // Pictures come in batches of hundreds of patches, which gain nothing from copies.
+        let placement = &Placement { repack_budget: 0, ..placement.clone() };
         let mut loader = Loader::new(gguf, placement);
+        loader.at(placement.vision);
         let patch = [projector.n_patch().into(), projector.n_embd.into()];
         let patch_embd = Linear {
             weight: loader.matrix("v.patch_embd.weight", patch),
@@ -75,9 +97,10 @@ impl VisionWeights {
         let input_norm = loader.optional("mm.input_norm.weight");
         let patch_merger = merges.then(|| loader.linear("mm.patch_merger"));
         let (mm_1, mm_2) = (loader.linear("mm.1"), loader.linear("mm.2"));
-        let store = loader.place(progress)?;
+        let Placed { store, n_bytes, .. } = loader.place(fill)?;
         Ok(VisionWeights {
             store,
+            n_bytes,
             patch_embd,
             pre_ln,
             layers,
@@ -116,10 +139,11 @@ fn kv_type(gguf: &Gguf) -> DType {
 
 /// The smallest head that the device's attention takes and this tower's heads fit into; the head itself
 /// where there is none, and the scheduler finds another device.
-fn padded_head(projector: &Projector, placement: Placement, kv: DType) -> i64 {
+fn padded_head(projector: &Projector, placement: &Placement, kv: DType) -> i64 {
     const SIZES: [i64; 9] = [64, 72, 80, 96, 112, 128, 192, 256, 512];
     let n = i64::from(projector.n_embd_head());
     let larger = SIZES.into_iter().filter(|&size| size > n);
     let mut sizes = std::iter::once(n).chain(larger);
-    sizes.find(|&size| placement.device.supports_flash_attn(size, kv)).unwrap_or(n)
+    let device = placement.devices[placement.vision];
+    sizes.find(|&size| device.supports_flash_attn([size; 2], [kv; 2])).unwrap_or(n)
 }

@@ -9,7 +9,9 @@ use crate::ggml::{GgmlError, TensorId, TensorStore};
 use crate::gguf::Gguf;
 
 use super::Hparams;
-use super::loader::{Linear, Loader, Placement, Progress};
+use super::linear::Linear;
+use super::loader::{Fill, Loader, Placed};
+use super::placement::Placement;
 
 /// One transformer layer.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +43,8 @@ pub struct Weights {
     pub rope_freqs: Option<TensorId>,
     /// From the input to the output.
     pub layers: Vec<Layer>,
+    /// Bytes on each device of the placement, mapped ones counted.
+    pub n_bytes: Vec<u64>,
     /// Bytes of tensors that have a rearranged copy.
     pub n_bytes_repacked: u64,
     /// Bytes that one decode step reads: all matrices, and one row of the embedding.
@@ -48,26 +52,42 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Places all tensors of `gguf`, which has been checked against the spec.
+    /// Places all tensors of `gguf`, which has been checked against the spec. `progress` is told how many of
+    /// how many bytes are in place.
     pub fn load(
         gguf: &Arc<Gguf>,
         hparams: &Hparams,
-        placement: Placement,
-        progress: Progress<'_>,
+        placement: &Placement,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, GgmlError> {
+        Self::place(gguf, hparams, placement, Fill::Load(progress))
+    }
+
+    /// The same without memory and without a look at the data: graphs of it can be planned, not run.
+    pub fn pretend(gguf: &Arc<Gguf>, hparams: &Hparams, placement: &Placement) -> Self {
+        let placed = Self::place(gguf, hparams, placement, Fill::Pretend);
+        placed.expect("nothing is allocated that could be refused")
+    }
+
+    fn place(
+        gguf: &Arc<Gguf>,
+        hparams: &Hparams,
+        placement: &Placement,
+        fill: Fill<'_>,
     ) -> Result<Self, GgmlError> {
         let mut loader = Loader::new(gguf, placement);
         let output_is_own = gguf.tensor("output.weight").is_some();
         let token_embd = loader.table("token_embd.weight", !output_is_own);
         let output = match output_is_own {
-            true => loader.linear("output"),
-            false => loader.tied_output(token_embd),
+            true => loader.at(placement.output).linear("output"),
+            false => loader.at(placement.output).tied_output(token_embd),
         };
         let output_norm = loader.vector("output_norm.weight");
         let rope_freqs = loader.optional("rope_freqs.weight");
-        let layers = (0..hparams.n_layer).map(|il| loader.layer(il)).collect();
-        let n_bytes_repacked = loader.n_bytes_repacked;
-        let n_bytes_per_token = loader.n_bytes_read;
-        let store = loader.place(progress)?;
+        let homes = placement.layers.iter();
+        let layers = (0..hparams.n_layer).zip(homes).map(|(il, &home)| loader.at(home).layer(il));
+        let layers = layers.collect();
+        let Placed { store, n_bytes, n_bytes_repacked, n_bytes_read } = loader.place(fill)?;
         Ok(Weights {
             store,
             token_embd,
@@ -75,8 +95,9 @@ impl Weights {
             output,
             rope_freqs,
             layers,
+            n_bytes,
             n_bytes_repacked,
-            n_bytes_per_token,
+            n_bytes_per_token: n_bytes_read,
         })
     }
 }

@@ -86,8 +86,9 @@ pub fn for_each_pass<E>(
 ) -> Result<(), E> {
     let n_ctx = windows[0].len();
     let mut sessions: Vec<Session> = windows.iter().map(|_| Session::new(engine)).collect();
-    for start in (0..n_ctx).step_by(N_BATCH) {
-        let positions = start..(start + N_BATCH).min(n_ctx);
+    let n_each = (engine.n_batch() / windows.len()).max(1);
+    for start in (0..n_ctx).step_by(n_each) {
+        let positions = start..(start + n_each).min(n_ctx);
         let mut rows: Vec<BatchRow<'_>> = sessions
             .iter_mut()
             .zip(windows)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::{
-    BatchRow, End, Engine, Error, ImageMark, ImageRows, N_BATCH, Sampler, Session, Timeline,
+    BatchRow, End, Engine, Error, ImageMark, ImageRows, Sampler, Session, Timeline,
 };
 use crate::tokenizer::TokenId;
 use crate::vision::ImageHash;
@@ -179,7 +179,7 @@ impl Running {
     /// that it did not wait for before.
     pub(super) fn gather_pictures(&mut self, engine: &Engine) -> bool {
         let n_past = self.session.len();
-        let next = n_past..self.reply.text.len().min(n_past + N_BATCH);
+        let next = n_past..self.reply.text.len().min(n_past + engine.n_batch());
         self.pictures.retain(|picture| picture.mark.has_rows_in(&(n_past..usize::MAX)));
         let awaited = self.awaits.take();
         let n_embd = engine.hparams().n_embd as usize;

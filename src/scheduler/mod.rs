@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::constraint::Constraint;
-use crate::engine::{End, Engine, ImageMark, N_BATCH, SamplingParams};
+use crate::engine::{End, Engine, ImageMark, SamplingParams};
 use crate::tokenizer::TokenId;
 use crate::vision::{ImageHash, ImagePatches};
 
@@ -176,7 +176,7 @@ impl Scheduler {
     pub fn new(engine: &Arc<Engine>, n_slots: usize) -> Self {
         Scheduler {
             engine: engine.clone(),
-            n_slots: n_slots.clamp(1, N_BATCH),
+            n_slots: n_slots.clamp(1, engine.n_batch()),
             paused_max: PAUSED_MAX,
             running: Vec::new(),
             waiting: Vec::new(),

@@ -4,8 +4,6 @@
 //! makes the pass twice as long, or somewhat more if many prompts wait. Short prompts go first, as that lets
 //! most replies begin soonest, but the oldest has half, so that it isn't passed by for ever.
 
-use crate::engine::N_BATCH;
-
 /// Seconds that each prompt may add to a pass while somebody writes, however short the pass is without: one
 /// reader's pause is another's wait for the first token.
 const PROMPT_SECONDS: f64 = 0.005;
@@ -53,9 +51,9 @@ impl Pace {
         self.n_in(seconds).unwrap_or(PREFILL_MIN)
     }
 
-    /// Tokens that any pass may have.
-    pub(super) fn n_batch(self) -> usize {
-        self.n_in(PASS_SECONDS).unwrap_or(N_BATCH).min(N_BATCH)
+    /// Tokens that any pass may have, of the engine's `n_max`.
+    pub(super) fn n_batch(self, n_max: usize) -> usize {
+        self.n_in(PASS_SECONDS).unwrap_or(n_max).min(n_max)
     }
 
     fn n_in(self, seconds: f64) -> Option<usize> {

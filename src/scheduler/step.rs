@@ -50,7 +50,7 @@ impl Scheduler {
             }
             self.wants.push(job.n_ready());
         }
-        let n_batch = self.pace.n_batch().max(self.wants.len());
+        let n_batch = self.pace.n_batch(self.engine.n_batch()).max(self.wants.len());
         let n_prompts = self.wants.iter().filter(|want| **want > 1).count();
         plan::share(&self.wants, n_batch, self.pace.n_prefill(n_prompts), &mut self.shares);
     }

@@ -20,6 +20,7 @@ fn open(gguf: Gguf, mmproj: Option<Gguf>, n_ctx: u32) -> Arc<Engine> {
         cache_types: [None; 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     Engine::open(gguf, mmproj, &options, &mut |_, _| {}).unwrap()
 }

@@ -123,13 +123,23 @@ impl Printer {
 
     /// A progress bar over `n` units on stderr; invisible where stderr is not a terminal.
     pub fn progress(&self, n: u64, label: &'static str) -> ProgressBar {
+        self.bar(n, label, "{msg} [{bar:40}] {percent:>3}% {eta}")
+    }
+
+    /// The same for bytes, with their rate; how many there are is set later.
+    pub fn bytes(&self, label: &'static str) -> ProgressBar {
+        let template = "{msg} [{bar:40}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta}";
+        self.bar(0, label, template)
+    }
+
+    fn bar(&self, n: u64, label: &'static str, template: &str) -> ProgressBar {
         let target = if self.stderr_is_terminal {
             ProgressDrawTarget::stderr_with_hz(10)
         } else {
             ProgressDrawTarget::hidden()
         };
-        let style = ProgressStyle::with_template("{msg} [{bar:40}] {percent:>3}% {eta}")
-            .expect("the template is a constant that indicatif accepts")
+        let style = ProgressStyle::with_template(template)
+            .expect("templates are constants that indicatif accepts")
             .progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(n), target).with_style(style);
         bar.set_message(label);

@@ -204,6 +204,7 @@ fn answer(gguf: Gguf) -> (Vec<u32>, Vec<u32>) {
         cache_types: [Some(DType::F32); 2],
         repack: false,
         yarn: YarnPolicy::AsIs,
+        ..EngineOptions::on_cpu(1)
     };
     let engine = Engine::open(gguf, None, &options, &mut |_, _| {}).unwrap();
     let control = |name| engine.tokenizer().control_token(name).unwrap();

@@ -25,6 +25,7 @@ fn main() {
         cache_types: [Some(cache); 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     let gguf = Gguf::open(Path::new(model)).unwrap();
     let engine = Engine::open(gguf, None, &options, &mut |_, _| {}).unwrap();

@@ -26,6 +26,7 @@ fn main() {
         cache_types: [None; 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     let open = |path: &String| Gguf::open(Path::new(path)).unwrap();
     let engine = Engine::open(open(model), Some(open(mmproj)), &options, &mut |_, _| {}).unwrap();

@@ -14,6 +14,7 @@ fn engine() -> Arc<Engine> {
         cache_types: [None; 2],
         repack: true,
         yarn: YarnPolicy::Correct,
+        ..EngineOptions::on_cpu(1)
     };
     Engine::open(builtin(), None, &options, &mut |_, _| {}).unwrap()
 }

@@ -4,12 +4,17 @@ use std::path::PathBuf;
 
 use crate::compile::Target;
 
-const RPC_FILES: &[&str] = &["ggml-rpc/ggml-rpc.cpp", "ggml-rpc/transport.cpp", "ggml-rpc/log.cpp"];
+/// ggml's transport is left out: it would face the network with nothing between. Ours takes its place.
+const RPC_FILES: &[&str] = &["ggml-rpc/ggml-rpc.cpp", "ggml-rpc/log.cpp", RPC_TRANSPORT];
+const RPC_TRANSPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport.cpp");
 
 pub fn objects(target: &Target) -> Vec<PathBuf> {
     let mut objects = Vec::new();
     if cfg!(feature = "rpc") {
-        objects.extend(target.objects(RPC_FILES, |_| {}));
+        println!("cargo::rerun-if-changed={RPC_TRANSPORT}");
+        objects.extend(target.objects(RPC_FILES, |build| {
+            build.include(target.src("ggml-rpc"));
+        }));
     }
     for (name, wanted) in [
         ("cuda", cfg!(feature = "cuda")),

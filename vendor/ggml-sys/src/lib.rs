@@ -50,3 +50,9 @@ cpu_variants! {
 
 #[cfg(openmp)]
 mod openmp;
+
+#[cfg(feature = "rpc")]
+#[allow(non_camel_case_types)]
+mod rpc;
+#[cfg(feature = "rpc")]
+pub use rpc::*;

@@ -1,0 +1,190 @@
+//! From device flags to devices, and what is said about them.
+//!
+//! Nothing is left out in silence: each device has its line, used or not, and what it got has one after
+//! loading.
+
+use anyhow::Result;
+use clap::error::ErrorKind;
+
+use crate::cli::{DeviceArgs, FlashAttn, GpuLayers, Lower, SplitMode};
+use crate::engine::{DeviceOptions, DeviceUse, Engine, memory_available};
+use crate::ggml::{Device, DeviceKind, devices};
+use crate::plan::StepDown;
+use crate::term::Printer;
+
+/// The devices that the flags mean, each named in a line with the reason why it is used or not.
+pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptions> {
+    let all = devices();
+    let gpus: Vec<Device> = all.iter().copied().filter(|device| is_gpu(*device)).collect();
+    let used = used(args, &gpus)?;
+    for &device in &all {
+        if let Some(line) = line(args, device, &used) {
+            printer.note(line);
+        }
+    }
+    if args.require_gpu && used.is_empty() {
+        return Err(usage("--require-gpu: there is no GPU that can be used".to_owned()));
+    }
+    check_split(args, &used)?;
+    let named = |name: &str| {
+        let known = all.iter().copied().find(|device| device.name().eq_ignore_ascii_case(name));
+        known.ok_or_else(|| unknown("--override-tensor", name, &all))
+    };
+    let overrides = args.override_tensor.iter();
+    let overrides = overrides.map(|over| Ok((over.pattern.clone(), named(&over.device)?)));
+    Ok(DeviceOptions {
+        gpus: used,
+        gpu_layers: match args.gpu_layers {
+            Some(GpuLayers::Count(n)) => Some(n),
+            Some(GpuLayers::Auto) | None => None,
+        },
+        tensor_split: (!args.tensor_split.is_empty()).then(|| args.tensor_split.clone()),
+        overrides: overrides.collect::<Result<_>>()?,
+        kv_offload: !args.no_kv_offload,
+        vision_offload: !args.no_mmproj_offload,
+        flash_attn: match args.flash_attn {
+            FlashAttn::Auto => None,
+            FlashAttn::On => Some(true),
+            FlashAttn::Off => Some(false),
+        },
+        mmap: !args.no_mmap,
+        mlock: args.mlock,
+        step_down: step_down(&args.step_down),
+    })
+}
+
+/// What may be lowered, if the user says so.
+pub(super) fn step_down(list: &[Lower]) -> Option<StepDown> {
+    let has = |what| list.contains(&what);
+    (!list.is_empty()).then(|| StepDown {
+        ctx: has(Lower::Ctx),
+        kv: has(Lower::Kv),
+        batch: has(Lower::Batch),
+        layers: has(Lower::Layers),
+    })
+}
+
+/// Says what was lowered to make the model fit, and what each device got.
+pub(super) fn say_fit(engine: &Engine, printer: &Printer) {
+    let fit = engine.fit();
+    for step in &fit.steps {
+        printer.note(format!("to fit memory: {step}"));
+    }
+    if let Some(n_bytes) = fit.over_memory {
+        printer.warn(format!(
+            "{} of the weights on the processor exceed its free memory and are read from disk again and again",
+            size(n_bytes)
+        ));
+    }
+    let n_layer = engine.hparams().n_layer as usize;
+    for used in engine.uses() {
+        let is_idle = used.weights + used.kv + used.vision == 0;
+        if !is_idle {
+            printer.note(format!("{}: {}", used.device.name(), used_line(used, n_layer)));
+        }
+    }
+}
+
+fn used_line(used: &DeviceUse, n_layer: usize) -> String {
+    let layers = match used.n_layer {
+        n if n == n_layer => format!("all {n} layers"),
+        n => format!("{n} of {n_layer} layers"),
+    };
+    let output = if used.has_output { " and the output" } else { "" };
+    let parts = [
+        ("weights", used.weights),
+        ("KV cache", used.kv),
+        ("working memory", used.compute),
+        ("vision tower", used.vision),
+    ];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(_, n_bytes)| *n_bytes > 0)
+        .map(|(what, n_bytes)| format!("{what} {}", size(*n_bytes)))
+        .collect();
+    format!("{layers}{output}: {}", parts.join(", "))
+}
+
+/// Bytes for people.
+fn size(n_bytes: u64) -> String {
+    let n = n_bytes as f64;
+    match n_bytes {
+        0..0x4000_0000 => format!("{:.1} MiB", n / f64::from(1 << 20)),
+        _ => format!("{:.2} GiB", n / f64::from(1 << 30)),
+    }
+}
+
+fn is_gpu(device: Device) -> bool {
+    matches!(device.kind(), DeviceKind::Gpu | DeviceKind::IntegratedGpu)
+}
+
+/// The GPUs that are meant: those named, or all that have memory of their own, or else one that shares ours.
+fn used(args: &DeviceArgs, gpus: &[Device]) -> Result<Vec<Device>> {
+    let own: Vec<Device> =
+        gpus.iter().copied().filter(|device| device.kind() == DeviceKind::Gpu).collect();
+    match &args.device[..] {
+        [] if own.is_empty() => Ok(gpus.iter().copied().take(1).collect()),
+        [] => Ok(own),
+        [name] if name.eq_ignore_ascii_case("none") || name.eq_ignore_ascii_case("cpu") => {
+            Ok(Vec::new())
+        }
+        names => {
+            let mut used: Vec<Device> = Vec::new();
+            for name in names {
+                let mut known = gpus.iter().filter(|gpu| gpu.name().eq_ignore_ascii_case(name));
+                let device = *known.next().ok_or_else(|| unknown("--device", name, gpus))?;
+                if !used.contains(&device) {
+                    used.push(device);
+                }
+            }
+            Ok(used)
+        }
+    }
+}
+
+fn line(args: &DeviceArgs, device: Device, used: &[Device]) -> Option<String> {
+    let gib = |n: u64| n as f64 / f64::from(1 << 30);
+    let [free, total] = device.memory();
+    let (free, why) = match device.kind() {
+        DeviceKind::Helper => return None,
+        DeviceKind::Cpu => (memory_available().min(total), String::new()),
+        _ if used.contains(&device) => (free, String::new()),
+        _ if !args.device.is_empty() => (free, "; not used: not named by --device".to_owned()),
+        _ => (free, "; not used: there is a GPU with memory of its own".to_owned()),
+    };
+    let (name, what) = (device.name(), device.description());
+    Some(format!("{name}: {what}, {:.1} of {:.1} GiB free{why}", gib(free), gib(total)))
+}
+
+/// Refuses ways to share that the backends do not have.
+fn check_split(args: &DeviceArgs, used: &[Device]) -> Result<()> {
+    let shares = args.tensor_split.len();
+    match args.split_mode {
+        SplitMode::Row => Err(usage(
+            "--split-mode row: no backend of ggml 0.28 splits rows; use layer".to_owned(),
+        )),
+        SplitMode::Tensor => {
+            Err(usage("--split-mode tensor: not supported by this version; use layer".to_owned()))
+        }
+        SplitMode::Layer if shares > used.len() => {
+            Err(usage(format!("--tensor-split has {shares} shares for {} GPUs in use", used.len())))
+        }
+        SplitMode::Layer if shares > 0 && args.tensor_split.iter().sum::<f32>() == 0.0 => {
+            Err(usage("--tensor-split: one share at least must be above 0".to_owned()))
+        }
+        SplitMode::Layer => Ok(()),
+    }
+}
+
+fn unknown(flag: &str, name: &str, known: &[Device]) -> anyhow::Error {
+    let known: Vec<&str> = known.iter().map(|device| device.name()).collect();
+    let known = match &known[..] {
+        [] => "this machine has no GPU that gust can use".to_owned(),
+        names => format!("there is {}", names.join(", ")),
+    };
+    usage(format!("{flag}: no device is called {name}; {known}"))
+}
+
+fn usage(message: String) -> anyhow::Error {
+    clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n")).into()
+}
