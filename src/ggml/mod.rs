@@ -24,6 +24,7 @@ mod gather;
 mod graph;
 mod ops;
 mod pinned;
+mod pretend;
 mod quant;
 #[cfg(feature = "rpc")]
 pub mod rpc;
@@ -39,6 +40,7 @@ pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use ops::Rope;
 pub use pinned::PinnedMemory;
+pub use pretend::pretend_gpus;
 pub use quant::{
     MAX_IMPORTANCE, Quantizer, dequantize_rows, max_value, needs_importance, quantize_rows,
 };
