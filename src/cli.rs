@@ -46,6 +46,8 @@ pub enum Command {
     Inspect(cmd::inspect::Args),
     /// Find and repair what is wrong with a GGUF file
     Doctor(cmd::doctor::Args),
+    /// Show what would fit on which device, and how fast it would be
+    Plan(cmd::plan::Args),
     /// Cut a GGUF file into parts
     Split(cmd::split::Args),
     /// Put the parts of a split GGUF file together

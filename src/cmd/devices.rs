@@ -14,12 +14,20 @@ use crate::term::Printer;
 
 /// The devices that the flags mean, each named in a line with the reason why it is used or not.
 pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptions> {
-    let all = devices();
+    choose_of(args, &devices(), &mut |line| printer.note(line))
+}
+
+/// The same of the devices in `all`; `say` is told the lines.
+pub(super) fn choose_of(
+    args: &DeviceArgs,
+    all: &[Device],
+    say: &mut dyn FnMut(String),
+) -> Result<DeviceOptions> {
     let gpus: Vec<Device> = all.iter().copied().filter(|device| is_gpu(*device)).collect();
     let used = used(args, &gpus)?;
-    for &device in &all {
+    for &device in all {
         if let Some(line) = line(args, device, &used) {
-            printer.note(line);
+            say(line);
         }
     }
     if args.require_gpu && used.is_empty() {
@@ -28,7 +36,7 @@ pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptio
     check_split(args, &used)?;
     let named = |name: &str| {
         let known = all.iter().copied().find(|device| device.name().eq_ignore_ascii_case(name));
-        known.ok_or_else(|| unknown("--override-tensor", name, &all))
+        known.ok_or_else(|| unknown("--override-tensor", name, all))
     };
     let overrides = args.override_tensor.iter();
     let overrides = overrides.map(|over| Ok((over.pattern.clone(), named(&over.device)?)));

@@ -14,6 +14,7 @@ pub mod merge;
 mod mmproj;
 mod open;
 pub mod perplexity;
+pub mod plan;
 pub mod plan_table;
 mod prompt;
 pub mod quantize;
@@ -46,6 +47,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Quantize(args)) => quantize::run(args, printer),
         Some(Command::Inspect(args)) => inspect::run(args, printer),
         Some(Command::Doctor(args)) => doctor::run(args, printer),
+        Some(Command::Plan(args)) => plan::run(args, printer),
         Some(Command::Split(args)) => split::run(args, printer),
         Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),

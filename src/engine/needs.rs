@@ -33,7 +33,7 @@ pub(super) fn rooms(devices: &[Device]) -> Vec<Room> {
 }
 
 /// Overrides with devices by their index; those of devices that are not in use go to the processor.
-pub(super) fn by_index(overrides: &[(Regex, Device)], devices: &[Device]) -> Vec<Override> {
+pub fn by_index(overrides: &[(Regex, Device)], devices: &[Device]) -> Vec<Override> {
     let index = |device: &Device| devices.iter().position(|other| other == device);
     let over = |(pattern, device): &(Regex, Device)| Override {
         pattern: pattern.clone(),

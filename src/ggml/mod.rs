@@ -25,6 +25,7 @@ mod graph;
 mod module;
 mod ops;
 mod pinned;
+mod pretend;
 mod quant;
 #[cfg(feature = "rpc")]
 pub mod rpc;
@@ -41,6 +42,7 @@ pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use module::{ModuleNote, ModuleOutcome, modules};
 pub use ops::Rope;
 pub use pinned::PinnedMemory;
+pub use pretend::pretend_gpus;
 pub use quant::{
     MAX_IMPORTANCE, Quantizer, dequantize_rows, max_value, needs_importance, quantize_rows,
 };

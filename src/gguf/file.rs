@@ -94,6 +94,15 @@ impl Part {
     }
 }
 
+/// How much of a file has to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Every tensor.
+    All,
+    /// The header; tensors may lie beyond the file's end.
+    Header,
+}
+
 /// A part with what its own header says.
 #[derive(Debug)]
 pub(super) struct Loaded {
@@ -106,7 +115,12 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// Maps and checks one file; `idx` is its index among the parts.
-    pub(super) fn open(path: &Path, label: Label, idx: usize) -> Result<Self, GgufError> {
+    pub(super) fn open(
+        path: &Path,
+        label: Label,
+        idx: usize,
+        wanted: Wanted,
+    ) -> Result<Self, GgufError> {
         let io = |error| GgufError::new(&label, Problem::Io { error });
         // Asked before opening: opening a FIFO would wait for a writer.
         let found = match fs::metadata(path).map_err(io)?.file_type() {
@@ -122,15 +136,15 @@ impl Loaded {
             0 => Bytes::Owned(Vec::new()),
             _ => Bytes::map(&file).map_err(io)?,
         };
-        Self::parse(Part::new(label, Some(path.to_owned()), bytes), idx)
+        Self::parse(Part::new(label, Some(path.to_owned()), bytes), idx, wanted)
     }
 
-    fn parse(mut part: Part, idx: usize) -> Result<Self, GgufError> {
+    fn parse(mut part: Part, idx: usize, wanted: Wanted) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(part.bytes(), &part.label);
         let preamble = read::preamble(&mut cursor)?;
         let file_len = part.n_bytes();
         let tensors::List { tensors, alignment, data_start, data_end } =
-            tensors::list(&mut cursor, &preamble, idx, file_len)?;
+            tensors::list(&mut cursor, &preamble, idx, (file_len, wanted))?;
         let mut warnings = Vec::new();
         let trailing = file_len.saturating_sub(data_end);
         if trailing > MAX_TRAILING {
@@ -157,7 +171,19 @@ pub struct Gguf {
 impl Gguf {
     /// Opens the model that `path` belongs to: any part of a split model opens all of it.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        split::open(path)
+        split::open(path, Wanted::All)
+    }
+
+    /// The same for who reads headers only: parts may end anywhere after their list of tensors, as a download
+    /// does that is under way. [`data`](Self::data) panics on a tensor that is not there.
+    pub fn open_header(path: &Path) -> Result<Self, GgufError> {
+        split::open(path, Wanted::Header)
+    }
+
+    /// A header without a file, for who reads no weights.
+    pub fn from_header(name: &str, header: Vec<u8>) -> Result<Self, GgufError> {
+        let part = Part::new(Label::whole(name), None, Bytes::Owned(header));
+        split::join(vec![Loaded::parse(part, 0, Wanted::Header)?])
     }
 
     /// A model that is compiled into the program.
@@ -177,7 +203,7 @@ impl Gguf {
 
     fn whole(name: &str, bytes: Bytes) -> Result<Self, GgufError> {
         let part = Part::new(Label::whole(name), None, bytes);
-        split::join(vec![Loaded::parse(part, 0)?])
+        split::join(vec![Loaded::parse(part, 0, Wanted::All)?])
     }
 
     /// Puts checked parts together; `index` names every tensor once.

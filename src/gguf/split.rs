@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::error::{GgufError, Item, Label, Problem, escape};
-use super::file::{Gguf, Loaded};
+use super::file::{Gguf, Loaded, Wanted};
 use super::metadata::Metadata;
 use super::value::Value;
 
@@ -22,7 +22,7 @@ const N_TENSORS: &str = "split.tensors.count";
 const MAX_LISTED: usize = 5;
 
 /// Opens the model that the file at `path` is, or is a part of.
-pub(super) fn open(path: &Path) -> Result<Gguf, GgufError> {
+pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Gguf, GgufError> {
     let name = PartName::of(path);
     let whole = Label::whole(&escape_path(path));
     let label = match &name {
@@ -30,7 +30,7 @@ pub(super) fn open(path: &Path) -> Result<Gguf, GgufError> {
         None => whole,
     };
     let idx = name.as_ref().map_or(0, |name| name.number as usize - 1);
-    let given = Loaded::open(path, label, idx)?;
+    let given = Loaded::open(path, label, idx, wanted)?;
     let Some(count) = given.metadata.count(COUNT)?.filter(|&count| count != 1) else {
         return join(vec![given]);
     };
@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path) -> Result<Gguf, GgufError> {
             None => {
                 let label =
                     Label { part: Some((number, name.count)), file: escape_path(&path).into() };
-                Loaded::open(&path, label, number as usize - 1)?
+                Loaded::open(&path, label, number as usize - 1, wanted)?
             }
         };
         parts.push(part);

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::error::{GgufError, Item, Problem, escape};
+use super::file::Wanted;
 use super::read::{self, Cursor};
 use super::types::{self, TensorType};
 
@@ -68,12 +69,12 @@ pub(super) struct List {
     pub(super) data_end: u64,
 }
 
-/// Reads the tensor list at `cursor`.
+/// Reads the tensor list at `cursor` of a file of so many bytes.
 pub(super) fn list(
     cursor: &mut Cursor<'_>,
     preamble: &read::Preamble,
     part: usize,
-    file_len: u64,
+    extent: (u64, Wanted),
 ) -> Result<List, GgufError> {
     let alignment = alignment(&preamble.metadata)?;
     let mut tensors: Vec<TensorInfo> = Vec::new();
@@ -88,7 +89,7 @@ pub(super) fn list(
         tensors.push(tensor);
     }
     let data_start = cursor.pos().next_multiple_of(alignment);
-    let data_end = place(cursor, &mut tensors, data_start, file_len)?;
+    let data_end = place(cursor, &mut tensors, data_start, extent)?;
     Ok(List { tensors, alignment, data_start, data_end })
 }
 
@@ -179,7 +180,7 @@ fn place(
     cursor: &Cursor<'_>,
     tensors: &mut [TensorInfo],
     data_start: u64,
-    file_len: u64,
+    (file_len, wanted): (u64, Wanted),
 ) -> Result<u64, GgufError> {
     let fail = |tensor: &TensorInfo, problem| {
         Err(cursor.error(problem).about(|| Item::Tensor(tensor.name.clone())))
@@ -206,7 +207,7 @@ fn place(
     }
     for tensor in by_offset {
         let (start, end) = (tensor.offset, tensor.offset + tensor.n_bytes);
-        if end > file_len {
+        if end > file_len && wanted == Wanted::All {
             let missing = end - file_len;
             return fail(tensor, Problem::Truncated { start, end, file_len, missing });
         }

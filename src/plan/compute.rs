@@ -41,6 +41,17 @@ impl Roles {
     }
 }
 
+/// How well working memory has to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Not at all: none is counted, and what does not fit then never does.
+    Nothing,
+    /// By what was measured at other contexts.
+    Guessed,
+    /// Measured.
+    Measured,
+}
+
 /// What a measure depends on besides the context.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -71,19 +82,22 @@ impl<'a> Compute<'a> {
         Compute { measure, n_layer, kv_offload, known: HashMap::new(), more: vec![0; n_rooms] }
     }
 
-    /// Working memory of each room; with `exact` false, on a line between two contexts that are known.
-    pub(super) fn of(&mut self, setting: &Setting, roles: &Roles, exact: bool) -> Vec<u64> {
+    /// Working memory of each room.
+    pub(super) fn of(&mut self, setting: &Setting, roles: &Roles, known: Known) -> Vec<u64> {
+        if known == Known::Nothing {
+            return vec![0; self.more.len()];
+        }
         let key = Key {
             roles: roles.clone(),
             cpu_has_layers: setting.gpu_layers <= self.n_layer,
             cache_types: setting.cache_types,
             n_batch: setting.n_batch,
         };
-        let known = self.known.get(&key).map(Vec::as_slice).unwrap_or_default();
-        let same = known.iter().find(|(n_ctx, _)| *n_ctx == setting.n_ctx);
+        let points = self.known.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let same = points.iter().find(|(n_ctx, _)| *n_ctx == setting.n_ctx);
         let mut bytes = match same {
             Some((_, bytes)) => bytes.clone(),
-            None => match between(known, setting.n_ctx).filter(|_| !exact) {
+            None => match between(points, setting.n_ctx).filter(|_| known == Known::Guessed) {
                 Some(bytes) => bytes,
                 None => self.measured(setting, key),
             },
@@ -125,10 +139,13 @@ impl<'a> Compute<'a> {
     }
 }
 
-/// The line through the nearest known contexts on either side of `n_ctx`.
+/// The line through the nearest known contexts on either side of `n_ctx`, or what is nearest.
 fn between(known: &[(u32, Vec<u64>)], n_ctx: u32) -> Option<Vec<u64>> {
-    let (low, a) = known.iter().filter(|(n, _)| *n < n_ctx).max_by_key(|(n, _)| *n)?;
-    let (high, b) = known.iter().filter(|(n, _)| *n > n_ctx).min_by_key(|(n, _)| *n)?;
+    let low = known.iter().filter(|(n, _)| *n < n_ctx).max_by_key(|(n, _)| *n);
+    let high = known.iter().filter(|(n, _)| *n > n_ctx).min_by_key(|(n, _)| *n);
+    let (Some((low, a)), Some((high, b))) = (low, high) else {
+        return low.or(high).map(|(_, bytes)| bytes.clone());
+    };
     let part = f64::from(n_ctx - low) / f64::from(high - low);
     let point = |(&a, &b): (&u64, &u64)| (a as f64 + (b as f64 - a as f64) * part).ceil() as u64;
     Some(a.iter().zip(b).map(point).collect())

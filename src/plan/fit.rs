@@ -11,7 +11,7 @@
 //! On the processor only what is not mapped has to fit: weights beyond its memory are read from the file
 //! again and again, which works and is slow. A context that nobody asked for leaves room for them.
 
-use super::compute::Compute;
+use super::compute::{Compute, Known};
 use super::place::{Places, Setting};
 use super::refusal::{Refusal, Shortage};
 use super::{Layout, MeasureCompute, N_BATCH_FLOOR, N_CTX_FLOOR, Needs, Room, Wish};
@@ -218,7 +218,7 @@ impl Search<'_> {
     fn n_ctx(&mut self, setting: &Setting) -> Option<u32> {
         match self.wish().step_down.ctx {
             true => self.largest_ctx(setting, true),
-            false => self.places.fits(setting, true).then_some(setting.n_ctx),
+            false => self.places.fits(setting, Known::Measured).then_some(setting.n_ctx),
         }
     }
 
@@ -228,11 +228,11 @@ impl Search<'_> {
         let floor = floor(self.wish());
         let at = |n_ctx: u32| Setting { n_ctx, resident: resident && n_ctx > floor, ..*setting };
         let mut high = self.wish().n_ctx; // too much
-        if self.places.fits(&at(high), true) {
+        if self.places.fits(&at(high), Known::Measured) {
             return Some(high);
         }
         let mut low = floor; // fits
-        if low == high || !self.places.fits(&at(low), true) {
+        if low == high || !self.places.fits(&at(low), Known::Measured) {
             return None;
         }
         let above = |n: u32| (n / CTX_STEP + 1) * CTX_STEP;
@@ -244,7 +244,7 @@ impl Search<'_> {
             let (mut a, mut b) = (low / CTX_STEP, (high - 1) / CTX_STEP);
             while a < b {
                 let middle = (a + b).div_ceil(2);
-                match self.places.fits(&at(middle * CTX_STEP), false) {
+                match self.places.fits(&at(middle * CTX_STEP), Known::Guessed) {
                     true => (a, guess) = (middle, middle * CTX_STEP),
                     false => b = middle - 1,
                 }
@@ -257,7 +257,7 @@ impl Search<'_> {
                 if n_ctx <= low || n_ctx >= high {
                     continue;
                 }
-                match self.places.fits(&at(n_ctx), true) {
+                match self.places.fits(&at(n_ctx), Known::Measured) {
                     true => low = n_ctx,
                     false => high = n_ctx,
                 }

@@ -5,7 +5,7 @@
 //! the others need not take, so nothing can be gained by leaving room behind, and one pass decides. Filling
 //! all rooms to a share of their memory instead of the whole gives the even distribution.
 
-use super::compute::{Compute, Roles};
+use super::compute::{Compute, Known, Roles};
 use super::fit::RoomUse;
 use super::{Layout, Needs, Room, Wish};
 use crate::gguf::TensorType;
@@ -99,19 +99,35 @@ impl Places<'_> {
         Costs { layers, output, kv: [layer, draft], vision }
     }
 
-    /// Whether `setting` fits; with `exact` false, working memory may be guessed from what is known.
-    pub(super) fn fits(&mut self, setting: &Setting, exact: bool) -> bool {
+    /// Whether `setting` fits, by working memory that is known as `known` says.
+    pub(super) fn fits(&mut self, setting: &Setting, known: Known) -> bool {
         let costs = self.costs(setting);
-        self.towers(setting, &costs, exact).into_iter().any(|(tower, roles, compute)| {
-            self.cpu_fits(setting, &costs, compute[self.cpu()])
-                && self.place(setting, &costs, &roles, &compute, tower, 1.0).is_some()
-        })
+        let towers = self.towers(setting);
+        towers.into_iter().any(|tower| self.fits_beside(setting, &costs, tower, known))
+    }
+
+    fn fits_beside(
+        &mut self,
+        setting: &Setting,
+        costs: &Costs,
+        tower: Option<usize>,
+        known: Known,
+    ) -> bool {
+        let mut fits = |known| {
+            let Some((roles, compute)) = self.roles(setting, costs, tower, known) else {
+                return false;
+            };
+            self.cpu_fits(setting, costs, compute[self.cpu()])
+                && self.place(setting, costs, &roles, &compute, tower, 1.0).is_some()
+        };
+        // What does not fit without any working memory is not worth a measure.
+        fits(Known::Nothing) && fits(known)
     }
 
     /// The most layers that fit, of at most `setting.gpu_layers`.
     pub(super) fn most_layers(&mut self, setting: &Setting) -> Option<usize> {
         let fits = |places: &mut Self, n: usize| {
-            places.fits(&Setting { gpu_layers: n, ..*setting }, true).then_some(n)
+            places.fits(&Setting { gpu_layers: n, ..*setting }, Known::Measured).then_some(n)
         };
         let most = setting.gpu_layers;
         if fits(self, most).is_some() {
@@ -132,23 +148,12 @@ impl Places<'_> {
         fits(self, low)
     }
 
-    /// GPUs that the tower may go to, only `None` where it stays on the processor, and what the GPUs are there
-    /// for then.
-    fn towers(
-        &mut self,
-        setting: &Setting,
-        costs: &Costs,
-        exact: bool,
-    ) -> Vec<(Option<usize>, Roles, Vec<u64>)> {
-        let towers = match setting.vision_on_gpu && self.needs.vision.is_some() {
+    /// GPUs that the tower may go to; only `None` where it stays on the processor.
+    fn towers(&self, setting: &Setting) -> Vec<Option<usize>> {
+        match setting.vision_on_gpu && self.needs.vision.is_some() {
             true => (0..self.n_gpu()).map(Some).collect(),
             false => vec![None],
-        };
-        let roles = |tower| {
-            let (roles, compute) = self.roles(setting, costs, tower, exact)?;
-            Some((tower, roles, compute))
-        };
-        towers.into_iter().filter_map(roles).collect()
+        }
     }
 
     /// Whether caches and working memory fit the processor, and its weights where they have to.
@@ -192,13 +197,13 @@ impl Places<'_> {
         setting: &Setting,
         costs: &Costs,
         tower: Option<usize>,
-        exact: bool,
+        known: Known,
     ) -> Option<(Roles, Vec<u64>)> {
         let mut roles = match self.split_counts(setting) {
             Some((counts, output)) => {
                 let layers = counts.iter().map(|&n| n > 0).collect();
                 let roles = Roles { layers, output };
-                let compute = self.compute.of(setting, &roles, exact);
+                let compute = self.compute.of(setting, &roles, known);
                 return Some((roles, compute));
             }
             None => Roles::all(self.n_gpu(), setting.gpu_layers),
@@ -207,7 +212,7 @@ impl Places<'_> {
             return None;
         }
         loop {
-            let compute = self.compute.of(setting, &roles, exact);
+            let compute = self.compute.of(setting, &roles, known);
             let Some(room) = roles.output else { return Some((roles, compute)) };
             let last_layer = if roles.layers[room] { costs.layers[self.n_layer() - 1] } else { 0 };
             let vision = if tower == Some(room) { costs.vision } else { 0 };
@@ -303,7 +308,10 @@ impl Places<'_> {
     pub(super) fn even(&mut self, setting: &Setting) -> Option<Placed> {
         let costs = self.costs(setting);
         let mut best: Option<(f64, Placed)> = None;
-        for (tower, roles, compute) in self.towers(setting, &costs, true) {
+        for tower in self.towers(setting) {
+            let Some((roles, compute)) = self.roles(setting, &costs, tower, Known::Measured) else {
+                continue;
+            };
             let most = best.as_ref().map_or(1.0, |(share, _)| *share);
             let found = self.even_as(setting, &costs, &roles, &compute, tower, most);
             if let Some(found) = found {
@@ -328,7 +336,7 @@ impl Places<'_> {
                 return (share, placed);
             }
             roles.layers = layers;
-            let compute = self.compute.of(setting, &roles, true);
+            let compute = self.compute.of(setting, &roles, Known::Measured);
             match self.even_as(setting, costs, &roles, &compute, tower, 1.0) {
                 Some(better) => (share, placed) = better,
                 None => return (share, placed), // what it really needs is measured before it is used
@@ -387,18 +395,16 @@ impl Places<'_> {
     pub(super) fn overfull(&mut self, setting: &Setting) -> Option<Vec<RoomUse>> {
         let costs = self.costs(setting);
         let (roles, compute) = match self.split_counts(setting) {
-            Some(_) => self.roles(setting, &costs, None, true)?,
+            Some(_) => self.roles(setting, &costs, None, Known::Measured)?,
             None => {
                 let roles = Roles::all(self.n_gpu(), setting.gpu_layers);
-                let compute = self.compute.of(setting, &roles, true);
+                let compute = self.compute.of(setting, &roles, Known::Measured);
                 (roles, compute)
             }
         };
-        let towers = if setting.vision_on_gpu { 0..self.n_gpu() } else { 0..1 };
         let mut share = 1.0;
         while share <= MOST_OVERFULL {
-            for tower in towers.clone() {
-                let tower = Some(tower).filter(|_| setting.vision_on_gpu);
+            for tower in self.towers(setting) {
                 let found = self.even_as(setting, &costs, &roles, &compute, tower, share);
                 if let Some((_, placed)) = found {
                     let layout = self.layout(setting, &placed);
@@ -413,7 +419,7 @@ impl Places<'_> {
     /// Whether only the user's proportions are in the way.
     pub(super) fn fits_evenly(&mut self, setting: &Setting) -> bool {
         let Some(split) = self.split.take() else { return false };
-        let fits = self.fits(setting, true);
+        let fits = self.fits(setting, Known::Measured);
         self.split = Some(split);
         fits
     }
@@ -452,7 +458,10 @@ impl Places<'_> {
 fn fits_gpus(places: &mut Places<'_>, setting: &Setting, n: usize) -> bool {
     let setting = Setting { gpu_layers: n, ..*setting };
     let costs = places.costs(&setting);
-    places.towers(&setting, &costs, true).into_iter().any(|(tower, roles, compute)| {
-        places.place(&setting, &costs, &roles, &compute, tower, 1.0).is_some()
+    places.towers(&setting).into_iter().any(|tower| {
+        let roles = places.roles(&setting, &costs, tower, Known::Measured);
+        roles.is_some_and(|(roles, compute)| {
+            places.place(&setting, &costs, &roles, &compute, tower, 1.0).is_some()
+        })
     })
 }

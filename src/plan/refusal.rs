@@ -3,6 +3,7 @@
 //! The numbers are those of the lowest setting that the user allows. Each way to help is tried alone, so that
 //! what is named would work as it stands.
 
+use super::compute::Known;
 use super::fit::{RoomUse, Search, floor};
 use super::place::Setting;
 use super::{N_BATCH_FLOOR, Room};
@@ -151,7 +152,7 @@ fn hints(search: &mut Search<'_>, setting: &Setting) -> Vec<Hint> {
     }
     if let Some(cache_types) = lower {
         let setting = Setting { cache_types, ..*setting };
-        if search.places.fits(&setting, true) {
+        if search.places.fits(&setting, Known::Measured) {
             hints.push(Hint::CacheTypes);
         } else if hints.is_empty() && !search.wish().step_down.ctx {
             hints.extend(search.largest_ctx(&setting, false).map(Hint::CtxAndCacheTypes));
@@ -159,7 +160,7 @@ fn hints(search: &mut Search<'_>, setting: &Setting) -> Vec<Hint> {
     }
     if setting.vision_on_gpu {
         let setting = Setting { vision_on_gpu: false, ..*setting };
-        hints.extend(search.places.fits(&setting, true).then_some(Hint::VisionOnCpu));
+        hints.extend(search.places.fits(&setting, Known::Measured).then_some(Hint::VisionOnCpu));
     }
     if setting.gpu_layers > 0 && !search.wish().step_down.layers {
         hints.extend(search.places.most_layers(setting).map(Hint::GpuLayers));

@@ -23,6 +23,9 @@ const BASE_FILES: &[&str] = &[
     "ggml-backend-dl.cpp",
 ];
 
+/// Devices of our own, for plans.
+const PRETEND_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pretend.cpp");
+
 /// The one unit that knows which backends are linked in.
 const REGISTRY_FILE: &str = "ggml-backend-reg.cpp";
 
@@ -106,7 +109,9 @@ pub fn write_version_header(target: &Target) {
 
 /// Objects of everything that is not a backend.
 pub fn base(target: &Target) -> Vec<PathBuf> {
+    println!("cargo::rerun-if-changed={PRETEND_FILE}");
     let mut objects = target.objects(BASE_FILES, |_| {});
+    objects.extend(target.objects(&[PRETEND_FILE], |_| {}));
     objects.extend(target.objects(&[REGISTRY_FILE], |build| {
         if !cfg!(feature = "cpu-variants") {
             build.define("GGML_USE_CPU", None);

@@ -51,6 +51,9 @@ cpu_variants! {
 #[cfg(openmp)]
 mod openmp;
 
+mod pretend;
+pub use pretend::*;
+
 #[cfg(feature = "rpc")]
 #[allow(non_camel_case_types)]
 mod rpc;

@@ -1,0 +1,95 @@
+//! The devices of a plan: this machine's, or pretended ones.
+
+use anyhow::Result;
+use clap::error::ErrorKind;
+
+use super::Args;
+use super::cards::{Card, card};
+use crate::bench::ReadBuffer;
+use crate::cmd::devices;
+use crate::engine::{
+    DeviceOptions, GPU_MARGIN, MEMORY_MARGIN, by_index, default_n_threads, memory_available,
+};
+use crate::ggml::{Device, devices as all_devices, pretend_gpus};
+use crate::model::Override;
+use crate::plan::{Room, RoomKind};
+use crate::term::Printer;
+
+/// Devices with what is known of them, the processor last.
+pub(super) struct Machine {
+    pub(super) devices: Vec<Device>,
+    pub(super) options: DeviceOptions,
+    pub(super) rooms: Vec<Room>,
+    /// Memory that each has in all, as far as it may be planned with.
+    pub(super) memory: Vec<u64>,
+    pub(super) cards: Vec<Card>,
+    /// Whether the GPUs are there.
+    pub(super) is_real: bool,
+}
+
+impl Machine {
+    pub(super) fn new(args: &Args, printer: &Printer) -> Result<Self> {
+        let cpu = Device::cpu()?;
+        let is_real = args.memory.is_empty();
+        let options = if is_real {
+            devices::choose_of(&args.devices, &all_devices(), &mut |line| {
+                if !args.json {
+                    printer.note(line);
+                }
+            })?
+        } else {
+            let mut all = pretend_gpus(&args.memory);
+            all.push(cpu);
+            devices::choose_of(&args.devices, &all, &mut |_| {})?
+        };
+        let mut devices = options.gpus.clone();
+        devices.push(cpu);
+        let n_gpu = options.gpus.len();
+        let mut memory: Vec<u64> = options.gpus.iter().map(|gpu| gpu.memory()[0]).collect();
+        memory.push(args.ram.unwrap_or_else(memory_available));
+        let room = |(i, device): (usize, &Device)| Room {
+            name: device.name().to_owned(),
+            kind: if i < n_gpu { RoomKind::Gpu } else { RoomKind::Cpu },
+            free: memory[i].saturating_sub(if i < n_gpu { GPU_MARGIN } else { MEMORY_MARGIN }),
+        };
+        let rooms = devices.iter().enumerate().map(room).collect();
+        let mut cards: Vec<Card> = devices.iter().map(|device| card(&device.description())).collect();
+        if args.measure {
+            let buffer = ReadBuffer::new(u64::MAX, memory_available());
+            cards[n_gpu].bandwidth = Some(buffer.gb_per_s(default_n_threads()));
+        }
+        given(&args.bandwidth, "--bandwidth", &mut cards, |card, x| card.bandwidth = Some(x))?;
+        given(&args.tflops, "--tflops", &mut cards, |card, x| card.tflops = Some(x))?;
+        Ok(Machine { devices, options, rooms, memory, cards, is_real })
+    }
+
+    /// Number of GPUs.
+    pub(super) fn n_gpu(&self) -> usize {
+        self.devices.len() - 1
+    }
+
+    /// Tensors that the user has a place for.
+    pub(super) fn overrides(&self) -> Vec<Override> {
+        by_index(&self.options.overrides, &self.devices)
+    }
+}
+
+/// What the user knows better, for the GPUs or for all devices.
+fn given(
+    list: &[f64],
+    flag: &str,
+    cards: &mut [Card],
+    set: impl Fn(&mut Card, f64),
+) -> Result<()> {
+    let n = cards.len();
+    if list.len() > n || (!list.is_empty() && list.len() + 1 < n) {
+        let expected = match n {
+            1 => "1 number, for the processor".to_owned(),
+            n => format!("{} numbers for the GPUs, or {n} with the processor", n - 1),
+        };
+        let message = format!("{flag}: expected {expected}, found {}\n", list.len());
+        return Err(clap::Error::raw(ErrorKind::ValueValidation, message).into());
+    }
+    cards.iter_mut().zip(list).for_each(|(card, &x)| set(card, x));
+    Ok(())
+}
