@@ -4,7 +4,7 @@
 //! their own: a tensor that never got there is not found by chance.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gust::engine::{BatchRow, DeviceOptions, Engine, EngineOptions, Error, Session};
 use gust::ggml::{DType, Device, rpc};
@@ -39,6 +39,14 @@ fn every_spread(n_layer: u32) -> impl Iterator<Item = Spread> {
         [true, false].map(|kv_offload| Spread { n_gpu: 2, gpu_layers, kv_offload })
     });
     spreads.chain(over_two)
+}
+
+/// Held by each test: two engines on one server, at the same time in one process, is more than ggml's client
+/// can do.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gpus(n: usize) -> Vec<Device> {
@@ -153,11 +161,13 @@ fn check_text(make: impl Fn() -> Gguf, name: &str) {
 
 #[test]
 fn the_tiny_model_says_the_same_wherever_it_lies() {
+    let _alone = alone();
     check_text(model::builtin, "tiny");
 }
 
 #[test]
 fn random_models_say_the_same_wherever_they_lie() {
+    let _alone = alone();
     for name in RANDOM_MODELS {
         check_text(|| Gguf::open(&golden_file(name)).unwrap(), name);
     }
@@ -165,6 +175,7 @@ fn random_models_say_the_same_wherever_they_lie() {
 
 #[test]
 fn pictures_are_seen_the_same_wherever_the_tower_lies() {
+    let _alone = alone();
     let see = |options: &EngineOptions| {
         let engine = open(model::builtin(), Some(model::builtin_mmproj()), options);
         let image = picture(RED, BLUE);
@@ -190,6 +201,7 @@ fn pictures_are_seen_the_same_wherever_the_tower_lies() {
 
 #[test]
 fn attention_by_scores_says_the_same() {
+    let _alone = alone();
     let engine = open(model::builtin(), None, &on_cpu());
     let tokens = tokens(&engine);
     let (expected, expected_reply) = logits_and_reply(&engine, &tokens);
@@ -211,6 +223,7 @@ fn attention_by_scores_says_the_same() {
 
 #[test]
 fn tensors_go_where_the_user_says() {
+    let _alone = alone();
     let engine = open(model::builtin(), None, &on_cpu());
     let n_all = engine.uses()[0].weights;
     let tokens = tokens(&engine);
@@ -243,6 +256,7 @@ fn tensors_go_where_the_user_says() {
 
 #[test]
 fn sessions_side_by_side_stay_apart_on_gpus() {
+    let _alone = alone();
     let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
     let mut options = options(Spread { n_gpu: 2, gpu_layers: n_layer + 1, kv_offload: true });
     options.n_slots = 4;
@@ -266,4 +280,33 @@ fn sessions_side_by_side_stay_apart_on_gpus() {
         engine.forward(&mut rows, &mut all).unwrap();
         logits = all.chunks(n_vocab).map(<[f32]>::to_vec).collect();
     }
+}
+
+/// A server forgets graphs when memory is given back, as it is after every picture.
+#[test]
+fn a_reply_goes_on_after_another_picture() {
+    let _alone = alone();
+    let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
+    let say = |options: &EngineOptions| {
+        let options = EngineOptions { n_ctx: Some(2048), ..options.clone() };
+        let engine = open(model::builtin(), Some(model::builtin_mmproj()), &options);
+        let tokens = tokens(&engine);
+        let mut session = Session::new(&engine);
+        let mut logits = Vec::new();
+        session
+            .sync(&tokens[..].into(), &mut logits, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap();
+        let mut reply = Vec::new();
+        for colour in [RED, BLUE, RED] {
+            for _ in 0..3 {
+                reply.push(argmax(&logits));
+                session.step(*reply.last().unwrap(), &mut logits).unwrap();
+            }
+            let patches = engine.patch_config().unwrap().preprocess(&picture(colour, [255; 3]));
+            engine.embed_image(&patches, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        }
+        reply
+    };
+    let spread = Spread { n_gpu: 1, gpu_layers: n_layer + 1, kv_offload: true };
+    assert_eq!(say(&options(spread)), say(&on_cpu()));
 }

@@ -14,6 +14,11 @@ use crate::term::Printer;
 
 /// The devices that the flags mean, each named in a line with the reason why it is used or not.
 pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptions> {
+    for ModuleNote { file, outcome } in modules() {
+        if let ModuleOutcome::Skipped { reason } = outcome {
+            printer.note(format!("{}: not used: {reason}", file.display()));
+        }
+    }
     choose_of(args, &devices(), &mut |line| printer.note(line))
 }
 

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use ggml_sys as sys;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::backend::drop_log;
+use super::log::keep_errors;
 
 /// Backends that may come as files.
 const NAMES: &[&str] = &["cuda", "vulkan"];
@@ -128,7 +128,7 @@ fn open(file: &Path, name: &str) -> Result<(String, usize), String> {
         type Init = unsafe extern "C" fn() -> sys::ggml_backend_reg_t;
         let log_set = library.get::<LogSet>(b"gust_module_log_set\0").map_err(|e| why(&e))?;
         let init = library.get::<Init>(b"ggml_backend_init\0").map_err(|e| why(&e))?;
-        log_set(Some(drop_log), std::ptr::null_mut());
+        log_set(Some(keep_errors), std::ptr::null_mut());
         let registry = init();
         std::mem::forget(library);
         if registry.is_null() {
