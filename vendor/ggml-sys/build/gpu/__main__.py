@@ -90,7 +90,7 @@ def main():
     for search in libraries.search:
         print(f"cargo::rustc-link-search=native={search}")
     for library in libraries.static:
-        print(f"cargo::rustc-link-lib=static:-bundle+verbatim={library}")
+        print(f"cargo::rustc-link-lib=static:-bundle,+verbatim={library}")
     for library in libraries.shared:
         print(f"cargo::rustc-link-lib=dylib:+verbatim={library}")
     if libraries.run_path:
