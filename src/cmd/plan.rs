@@ -174,8 +174,7 @@ fn outcome(subject: &Subject, machine: &Machine, args: &Args) -> Result<Result<F
 /// What ggml says of the subject on the machine's devices.
 fn measure(subject: &Subject, machine: &Machine) -> Result<Measure> {
     let slots = (1, subject.vision.is_some());
-    let measure =
-        Measure::new(&subject.gguf, &subject.hparams, &machine.devices, 1, slots)?;
+    let measure = Measure::new(&subject.gguf, &subject.hparams, &machine.devices, 1, slots)?;
     Ok(measure.with(&machine.options))
 }
 

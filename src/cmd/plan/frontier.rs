@@ -15,8 +15,8 @@ use crate::term::Printer;
 
 /// Quantizations that are published, by size.
 const MIXES: [&str; 15] = [
-    "IQ1_M", "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M",
-    "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16",
+    "IQ1_M", "IQ2_XXS", "IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S",
+    "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16",
 ];
 /// Where nothing fits well enough.
 const MIX_DEFAULT: &str = "Q4_K_M";

@@ -108,9 +108,7 @@ fn refusal(refusal: &Refusal) -> Value {
     let (rooms, hints) = match refusal {
         Refusal::Split { .. } => (Vec::new(), Vec::new()),
         Refusal::Memory(shortage) => {
-            let room = |room: &crate::plan::RoomShortage| {
-                json!({ "name": room.name, "needed_bytes": room.needed, "usable_bytes": room.free })
-            };
+            let room = |room: &crate::plan::RoomShortage| json!({ "name": room.name, "needed_bytes": room.needed, "usable_bytes": room.free });
             let hints = shortage.hints.iter().map(ToString::to_string).collect();
             (shortage.rooms.iter().map(room).collect(), hints)
         }
