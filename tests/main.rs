@@ -18,6 +18,8 @@ mod gguf;
 mod imatrix;
 mod model;
 mod quantize;
+#[cfg(feature = "rpc")]
+mod remote;
 mod runner;
 mod server;
 mod tidy;

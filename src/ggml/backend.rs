@@ -26,9 +26,11 @@ unsafe impl Sync for Device {}
 pub fn devices() -> Vec<Device> {
     register();
     // SAFETY: the registry is complete; the index is below its count.
-    (0..unsafe { sys::ggml_backend_dev_count() })
-        .filter_map(|i| NonNull::new(unsafe { sys::ggml_backend_dev_get(i) }).map(Device))
-        .collect()
+    let here = (0..unsafe { sys::ggml_backend_dev_count() })
+        .filter_map(|i| NonNull::new(unsafe { sys::ggml_backend_dev_get(i) }).map(Device));
+    #[cfg(feature = "rpc")]
+    let here = here.chain(super::rpc::published());
+    here.collect()
 }
 
 fn register() {

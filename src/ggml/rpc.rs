@@ -49,8 +49,8 @@ impl Stream for UnixStream {
     }
 }
 
-/// The devices at the other end of `stream`. They are no part of [`devices`](super::devices), and their
-/// [`description`](Device::description) is what `describe` says of the device with that index.
+/// The devices at the other end of `stream`. Their [`description`](Device::description) is what `describe`
+/// says of the device with that index.
 ///
 /// The other end must answer as ggml's server, or the process ends (see the module).
 pub fn add_worker(
@@ -88,6 +88,18 @@ static DESCRIPTIONS: Mutex<Vec<(Device, String)>> = Mutex::new(Vec::new());
 pub(super) fn description(device: Device) -> Option<String> {
     let known = DESCRIPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     known.iter().find(|(known, _)| *known == device).map(|(_, text)| text.clone())
+}
+
+static LENT: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+
+/// Makes devices of workers part of [`devices`](super::devices), for good.
+pub fn publish(devices: &[Device]) {
+    LENT.lock().unwrap_or_else(PoisonError::into_inner).extend(devices);
+}
+
+/// Devices that were published.
+pub(super) fn published() -> Vec<Device> {
+    LENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Serves `devices` to one client after the other, as they come in, until nobody can send any more.

@@ -250,6 +250,8 @@ impl StoreBuilder {
     pub fn fill(&self, id: TensorId, offset: usize, bytes: &[u8]) {
         let end = offset.checked_add(bytes.len());
         assert!(end.is_some_and(|end| end <= self.n_bytes(id)), "filled past the tensor's end");
+        #[cfg(feature = "rpc")]
+        let _loading = super::rpc::Loading::begin();
         // SAFETY: the range is checked; `allocate` gave the tensor memory that nobody else writes.
         unsafe {
             let tensor = self.store.tensor(id);

@@ -63,6 +63,8 @@ struct Incoming {
     n_taken: usize,
     n_waiting: usize,
     answers: VecDeque<(Kind, u32)>,
+    /// Answers that were heeded so far, by whichever thread.
+    n_heeded: u64,
     lost: Option<String>,
 }
 
@@ -230,10 +232,14 @@ impl Shared {
                 return Ok(outgoing);
             }
             outgoing.writer.flush()?;
+            let n_heeded = locked(&self.incoming).n_heeded;
             drop(outgoing);
-            let wait = |i: &mut Incoming| i.answers.is_empty() && i.lost.is_none();
-            let incoming = locked(&self.incoming);
-            drop(self.changed.wait_while(incoming, wait));
+            let nothing_new = |incoming: &mut Incoming| {
+                incoming.answers.is_empty()
+                    && incoming.lost.is_none()
+                    && incoming.n_heeded == n_heeded
+            };
+            drop(self.changed.wait_while(locked(&self.incoming), nothing_new));
             self.is_lost()?;
         }
     }
@@ -241,6 +247,7 @@ impl Shared {
     /// Does what the answers to offers ask for.
     fn serve_wants(&self, outgoing: &mut Outgoing) -> io::Result<()> {
         let answers = std::mem::take(&mut locked(&self.incoming).answers);
+        let n_heeded = answers.len() as u64;
         for (kind, id) in answers {
             let at = outgoing.offers.iter().position(|(offered, _)| *offered == id);
             let Some((_, data)) = at.and_then(|at| outgoing.offers.remove(at)) else {
@@ -251,6 +258,10 @@ impl Shared {
                 outgoing.writer.send(Kind::Piece, &id.to_be_bytes(), &data)?;
                 outgoing.writer.flush()?;
             }
+        }
+        if n_heeded > 0 {
+            locked(&self.incoming).n_heeded += n_heeded;
+            self.changed.notify_all();
         }
         Ok(())
     }

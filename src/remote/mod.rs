@@ -51,7 +51,8 @@ pub struct RemoteError {
     pub cause: Refusal,
 }
 
-/// Connects to workers and gives their devices, in this order. `addresses` are `HOST:PORT` or `HOST`.
+/// Connects to workers and gives their devices, in this order; [`devices`](crate::ggml::devices) has them from
+/// then on, too. `addresses` are `HOST:PORT` or `HOST`.
 ///
 /// Connections last as long as the process. If one is lost later, ggml gives up; [`lost`] then says why.
 pub fn connect(addresses: &[String], key: &Key) -> Result<Vec<Device>, RemoteError> {
@@ -79,6 +80,7 @@ pub fn connect(addresses: &[String], key: &Key) -> Result<Vec<Device>, RemoteErr
         };
         devices.extend(added.map_err(failed)?);
     }
+    rpc::publish(&devices);
     Ok(devices)
 }
 
