@@ -14,6 +14,7 @@ mod export;
 mod gguf;
 mod imatrix;
 mod model;
+mod plan;
 mod quantize;
 mod runner;
 mod server;

@@ -120,6 +120,7 @@ fn needs(random: &mut Random, layers: Vec<u64>) -> Needs {
         embedding: random.of(0, 2 * size),
         pinned,
         kv_row: [1024, 32 * random.of(1, 32)],
+        kv_head: [128, 32],
         vision: random.chance(40).then(|| vision(random)),
         draft: random
             .chance(20)
@@ -179,6 +180,7 @@ impl Slow<'_> {
         let n_on_cpu = n_layer - n_on_gpu;
         let mut cpu = kv * (if wish.kv_offload { n_on_cpu } else { n_layer }) as u64;
         cpu += if c.n == 0 || !wish.kv_offload { draft_kv } else { 0 };
+        let resident = resident && cpu > 0;
         cpu += working.on(n_on_cpu > 0, c.n == 0, true, c.n_ctx, c.n_batch);
         let mut mapped = needs.embedding + needs.pinned.get(n_gpu).unwrap_or(&0);
         mapped += needs.layers[..n_on_cpu].iter().sum::<u64>();
@@ -219,11 +221,11 @@ impl Slow<'_> {
         for room in (0..n_gpu).rev() {
             let mut next = vec![false; wanted + 1];
             for from in (0..=wanted).filter(|&from| reached[from]) {
-                for to in from..=wanted {
+                for (to, reached) in next.iter_mut().enumerate().skip(from) {
                     let layers = &needs.layers[n_layer - to..n_layer - from];
                     let may = room <= output || layers.is_empty();
                     if may && self.room_fits(c, room, layers, room == output, tower) {
-                        next[to] = true;
+                        *reached = true;
                     } else if !layers.is_empty() {
                         break;
                     }
@@ -438,6 +440,7 @@ fn medium(memory: &[u64]) -> Case {
         embedding: 864 * MIB,
         pinned: Vec::new(),
         kv_row: [1024, 1024],
+        kv_head: [128, 128],
         vision: None,
         draft: None,
     };
@@ -480,6 +483,11 @@ fn then_the_cache_and_then_layers() {
         "{:?}",
         fit.steps
     );
+
+    // Heads that q8_0's blocks do not divide stay as they are.
+    let heads = Needs { kv_head: [80, 80], ..case.needs.clone() };
+    let fit = Case { needs: heads, ..case.clone() }.fit().unwrap();
+    assert_eq!(fit.layout.cache_types, [T::F16; 2]);
 
     case.rooms[0].free = 24 * GIB;
     let fit = case.fit().unwrap();

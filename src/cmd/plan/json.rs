@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Page;
-use super::frontier::{Cell, Frontier, TYPES};
+use super::frontier::{Cell, Frontier};
 use super::machine::Machine;
 use super::speed::{BANDWIDTH_SHARE, FLOPS_SHARE};
 use crate::plan::{Fit, Refusal, Step};
@@ -108,9 +108,7 @@ fn refusal(refusal: &Refusal) -> Value {
     let (rooms, hints) = match refusal {
         Refusal::Split { .. } => (Vec::new(), Vec::new()),
         Refusal::Memory(shortage) => {
-            let room = |room: &crate::plan::RoomShortage| {
-                json!({ "name": room.name, "needed_bytes": room.needed, "usable_bytes": room.free })
-            };
+            let room = |room: &crate::plan::RoomShortage| json!({ "name": room.name, "needed_bytes": room.needed, "usable_bytes": room.free });
             let hints = shortage.hints.iter().map(ToString::to_string).collect();
             (shortage.rooms.iter().map(room).collect(), hints)
         }
@@ -121,7 +119,7 @@ fn refusal(refusal: &Refusal) -> Value {
 fn frontier(frontier: &Frontier) -> Vec<Value> {
     let mut rows = Vec::new();
     for row in &frontier.rows {
-        for (ty, column) in TYPES.iter().zip(&row.columns) {
+        for (ty, column) in frontier.types.iter().zip(&row.columns) {
             let cells = frontier.contexts.iter().zip(&column.cells).map(|(n_ctx, cell)| {
                 let layers_off = match cell {
                     Cell::Whole | Cell::VisionOff => Some(0),

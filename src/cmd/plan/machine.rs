@@ -53,7 +53,8 @@ impl Machine {
             free: memory[i].saturating_sub(if i < n_gpu { GPU_MARGIN } else { MEMORY_MARGIN }),
         };
         let rooms = devices.iter().enumerate().map(room).collect();
-        let mut cards: Vec<Card> = devices.iter().map(|device| card(&device.description())).collect();
+        let mut cards: Vec<Card> =
+            devices.iter().map(|device| card(&device.description())).collect();
         if args.measure {
             let buffer = ReadBuffer::new(u64::MAX, memory_available());
             cards[n_gpu].bandwidth = Some(buffer.gb_per_s(default_n_threads()));
@@ -75,16 +76,12 @@ impl Machine {
 }
 
 /// What the user knows better, for the GPUs or for all devices.
-fn given(
-    list: &[f64],
-    flag: &str,
-    cards: &mut [Card],
-    set: impl Fn(&mut Card, f64),
-) -> Result<()> {
+fn given(list: &[f64], flag: &str, cards: &mut [Card], set: impl Fn(&mut Card, f64)) -> Result<()> {
     let n = cards.len();
     if list.len() > n || (!list.is_empty() && list.len() + 1 < n) {
         let expected = match n {
-            1 => "1 number, for the processor".to_owned(),
+            1 => "one number, for the processor".to_owned(),
+            2 => "one number for the GPU, or two with the processor".to_owned(),
             n => format!("{} numbers for the GPUs, or {n} with the processor", n - 1),
         };
         let message = format!("{flag}: expected {expected}, found {}\n", list.len());

@@ -31,6 +31,10 @@ pub(super) struct Speed {
 
 impl Speed {
     pub(super) fn of(subject: &Subject, machine: &Machine, fit: &Fit) -> Self {
+        if fit.over_memory.is_some() {
+            // The disk decides, and nothing is known of it.
+            return Speed { decode: None, decode_full: None, prefill: None };
+        }
         Speed {
             decode: decode(subject, machine, fit, 0.0),
             decode_full: decode(subject, machine, fit, 1.0),
@@ -60,7 +64,8 @@ fn embedding(subject: &Subject) -> u64 {
 fn prefill(subject: &Subject, machine: &Machine, fit: &Fit) -> Option<f64> {
     let n_tokens = N_PROMPT.min(fit.layout.n_ctx.into());
     let in_layer = |tensor: &&crate::gguf::TensorInfo| tensor.name.starts_with("blk.");
-    let n_weights: u64 = subject.gguf.tensors().iter().filter(in_layer).map(|t| t.n_elements()).sum();
+    let n_weights: u64 =
+        subject.gguf.tensors().iter().filter(in_layer).map(|t| t.n_elements()).sum();
     let hparams = &subject.hparams;
     let n_layer = f64::from(hparams.n_layer);
     let heads = f64::from(hparams.n_head);

@@ -125,7 +125,8 @@ fn header(hparams: &Hparams, mix: &Mix) -> Gguf {
 
 /// Bytes of a tensor whose matrices have the base type of `mix`, or what fits its rows.
 fn bytes_as(tensor: &ExpectedTensor, mix: &Mix) -> u64 {
-    let ty = if tensor.dims.len() < 2 { TensorType::F32 } else { fitting(mix.base, tensor.dims[0]) };
+    let ty =
+        if tensor.dims.len() < 2 { TensorType::F32 } else { fitting(mix.base, tensor.dims[0]) };
     let row = ty.row_bytes(tensor.dims[0]).expect("a type that fits the rows");
     tensor.dims[1..].iter().fold(row, |n, dim| n * dim)
 }
@@ -159,12 +160,10 @@ fn vision(
         (Some(Side::File(path)), ..) => of_file(&Gguf::open_header(path)?),
         (None, Target::Shape(_), _) => Ok(Mix::from_name("F16").and_then(of_type)),
         (None, Target::File(_), Some(gguf)) if Projector::is_inside(gguf) => of_file(gguf),
-        (None, Target::File(path), Some(gguf)) => {
-            match mmproj::find(path, gguf, hparams).mmproj {
-                Some(mmproj) => of_file(&mmproj),
-                None => Ok(None),
-            }
-        }
+        (None, Target::File(path), Some(gguf)) => match mmproj::find(path, gguf, hparams).mmproj {
+            Some(mmproj) => of_file(&mmproj),
+            None => Ok(None),
+        },
         (None, Target::File(_), None) => Ok(None),
     }
 }

@@ -1,7 +1,7 @@
 //! The text of `gust plan` for people.
 
 use super::Page;
-use super::frontier::{Cell, Frontier, TYPES};
+use super::frontier::{Cell, Frontier};
 use super::machine::Machine;
 use super::speed::{BANDWIDTH_SHARE, FLOPS_SHARE, N_PROMPT, Speed};
 use crate::plan::Fit;
@@ -18,7 +18,7 @@ pub(super) fn render(page: &Page, printer: &Printer) -> String {
         lines.extend(summary(page, fit));
     }
     if let Some(frontier) = &page.frontier {
-        for (i, ty) in TYPES.iter().enumerate() {
+        for (i, ty) in frontier.types.iter().enumerate() {
             lines.push(String::new());
             lines.extend(table(frontier, i, ty.name(), page, printer));
         }
@@ -72,17 +72,7 @@ fn devices(machine: &Machine, fit: &Fit, printer: &Printer) -> Vec<String> {
         let parts = [used.weights, used.kv, used.compute, used.vision, used.draft, used.sum()];
         let [weights, kv, compute, vision, draft, sum] = parts.map(gib);
         let (name, free) = (machine.rooms[i].name.clone(), gib(used.free));
-        lines.push(row([
-            name,
-            layers(fit, i),
-            weights,
-            kv,
-            compute,
-            vision,
-            draft,
-            sum,
-            free,
-        ]));
+        lines.push(row([name, layers(fit, i), weights, kv, compute, vision, draft, sum, free]));
     }
     let margins = "  GiB; 1 GiB of each device is left to drivers and other programs";
     lines.push(printer.dim(margins));
@@ -119,7 +109,7 @@ fn summary(page: &Page, fit: &Fit) -> Vec<String> {
         let what = "of the processor's weights are more than its memory and read from disk again and again";
         lines.push(format!("  slow      {} {what}", bytes(n)));
     }
-    if let Some(speed) = page.speed {
+    if let Some(speed) = page.speed.filter(|_| fit.over_memory.is_none()) {
         lines.extend(predicted(speed, fit));
     }
     lines
@@ -136,18 +126,25 @@ fn predicted(speed: Speed, fit: &Fit) -> Vec<String> {
     };
     let n_prompt = thousands(N_PROMPT.min(fit.layout.n_ctx.into()));
     let prefill = match speed.prefill {
-        Some(rate) => format!(
-            "{rate:.0} tokens/s predicted for {n_prompt} tokens ({flops:.0} % of TFLOPS)"
-        ),
+        Some(rate) => {
+            format!("{rate:.0} tokens/s predicted for {n_prompt} tokens ({flops:.0} % of TFLOPS)")
+        }
         None => unknown("--tflops (of each device)"),
     };
     vec![format!("  decode    {decode}"), format!("  prefill   {prefill}")]
 }
 
-fn table(frontier: &Frontier, ty: usize, name: &str, page: &Page, printer: &Printer) -> Vec<String> {
+fn table(
+    frontier: &Frontier,
+    ty: usize,
+    name: &str,
+    page: &Page,
+    printer: &Printer,
+) -> Vec<String> {
     let mut head = format!("  {:<10}{:>9}", format!("KV {name}"), "weights");
     for n_ctx in &frontier.contexts {
-        let short = if n_ctx % 1024 == 0 { format!("{}k", n_ctx / 1024) } else { n_ctx.to_string() };
+        let short =
+            if n_ctx % 1024 == 0 { format!("{}k", n_ctx / 1024) } else { n_ctx.to_string() };
         head += &format!("{short:>7}");
     }
     head += &format!("{:>12}", "longest");
@@ -173,7 +170,9 @@ fn table(frontier: &Frontier, ty: usize, name: &str, page: &Page, printer: &Prin
 fn legend(page: &Page) -> Vec<String> {
     let all = match page.machine.n_gpu() {
         0 => return vec!["  yes: fits in memory".to_owned()],
-        _ => "  yes: all on the GPUs, −N: N of the layers (the output is one) are not, no: fits nowhere",
+        _ => {
+            "  yes: all on the GPUs, −N: N of the layers (the output is one) are not, no: fits nowhere"
+        }
     };
     let mut lines = vec![all.to_owned()];
     if page.subject.vision.is_some() {
