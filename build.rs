@@ -21,13 +21,14 @@ fn main() {
         (false, false) => "cpu (portable)",
     };
     let mut backends = vec![cpu];
-    for (feature, name) in
-        [("CUDA", "cuda"), ("METAL", "metal"), ("VULKAN", "vulkan"), ("RPC", "rpc")]
-    {
-        if on(feature) {
-            backends.push(name);
-        }
+    let built = env::var("DEP_GGML_BACKENDS").expect("ggml-sys tells its backends");
+    backends.extend(built.split(',').filter(|name| !name.is_empty()));
+    // Where the libraries of a toolkit outside the system's folders lie; a dependency can't set this.
+    for path in env::var("DEP_GGML_RUN_PATH").iter().flat_map(|paths| paths.split(':')) {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{path}");
     }
+    let source = env::var("DEP_GGML_SOURCE").expect("ggml-sys tells its source");
+    println!("cargo::rustc-env=GUST_GGML_SOURCE={source}"); // for tests
     println!(
         "cargo::rustc-env=GUST_VERSION={}{commit}, ggml {}, backends: {}",
         env!("CARGO_PKG_VERSION"),

@@ -56,6 +56,8 @@ pub enum Command {
     Tokenize(cmd::tokenize::Args),
     /// Turn token ids into text
     Detokenize(cmd::detokenize::Args),
+    /// Lend this machine's devices to gust on another one
+    Worker(cmd::worker::Args),
     /// The engine behind `serve`, in a process of its own
     #[command(hide = true)]
     Runner(cmd::runner::Args),
@@ -91,6 +93,20 @@ pub struct ModelArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub devices: DeviceArgs,
+    /// Devices of other machines.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
+}
+
+/// Devices of other machines.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WorkerArgs {
+    /// Use the devices that `gust worker` lends there; several with commas, or given again
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub worker: Vec<String>,
+    /// File with the workers' key [default: the key in GUST_WORKER_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub worker_key: Option<PathBuf>,
 }
 
 /// Element type of one half of the KV cache.

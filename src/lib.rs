@@ -36,6 +36,8 @@ pub mod model;
 pub mod perplexity;
 pub mod plan;
 pub mod quantize;
+#[cfg(feature = "rpc")]
+pub mod remote;
 pub mod runner;
 pub mod scheduler;
 mod server;

@@ -4,10 +4,13 @@
 
 mod answer;
 mod bench;
+mod builds;
 mod chat;
 mod checkpoint;
 mod constraint;
 mod convert;
+#[cfg(feature = "rpc")]
+mod devices;
 mod doctor;
 mod engine;
 mod export;

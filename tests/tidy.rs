@@ -48,6 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bench", &["engine", "ggml", "gguf", "model", "tokenizer"]),
     ("imatrix", &["engine", "export", "gguf", "perplexity", "quantize", "tokenizer"]),
     ("doctor", &["chat", "export", "gguf", "model", "quantize", "tokenizer", "vision"]),
+    ("remote", &["ggml"]),
     ("scheduler", &["constraint", "engine", "tokenizer", "vision"]),
     ("runner", &["constraint", "contain", "engine", "scheduler", "tokenizer", "vision"]),
     (
@@ -74,6 +75,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "perplexity",
             "plan",
             "quantize",
+            "remote",
             "scheduler",
             "server",
             "split",

@@ -216,7 +216,7 @@ fn the_builtin_model_sees_only_with_its_tower() {
 }
 
 /// A square of one colour in the middle of another.
-fn picture(background: [u8; 3], square: [u8; 3]) -> Arc<Image> {
+pub(crate) fn picture(background: [u8; 3], square: [u8; 3]) -> Arc<Image> {
     let inside = |x: u32| (42..70).contains(&x);
     let pixel = |x, y| image::Rgb(if inside(x) && inside(y) { square } else { background });
     let rgb = image::RgbImage::from_fn(112, 112, pixel);
@@ -226,7 +226,7 @@ fn picture(background: [u8; 3], square: [u8; 3]) -> Arc<Image> {
 }
 
 /// Text, pictures and text again.
-fn seeing_prompt(engine: &Engine, images: &[&Arc<Image>], question: &str) -> Prompt {
+pub(crate) fn seeing_prompt(engine: &Engine, images: &[&Arc<Image>], question: &str) -> Prompt {
     let tokenizer = engine.tokenizer();
     let control = |name| tokenizer.control_token(name).unwrap();
     let mut prompt = Prompt::from(&[tokenizer.bos(), control("[MODEL_SETTINGS]")][..]);
@@ -247,8 +247,8 @@ fn seeing_prompt(engine: &Engine, images: &[&Arc<Image>], question: &str) -> Pro
     prompt
 }
 
-const RED: [u8; 3] = [216, 46, 43];
-const BLUE: [u8; 3] = [39, 85, 208];
+pub(crate) const RED: [u8; 3] = [216, 46, 43];
+pub(crate) const BLUE: [u8; 3] = [39, 85, 208];
 const YELLOW: [u8; 3] = [251, 221, 52];
 
 fn seeing() -> Arc<Engine> {

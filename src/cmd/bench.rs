@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 
 use super::{open, recipe};
 use crate::bench::{Bench, Format, Plan, Projection, ReadBuffer, Report, Row, Setup, Shape, Synth};
-use crate::cli::{CacheType, DeviceArgs, ModelArgs};
+use crate::cli::{CacheType, DeviceArgs, ModelArgs, WorkerArgs};
 use crate::engine::{Engine, default_n_threads, memory_available};
 use crate::gguf::Gguf;
 use crate::model::Mix;
@@ -77,6 +77,8 @@ pub struct Args {
     yarn_as_is: bool,
     #[command(flatten)]
     devices: DeviceArgs,
+    #[command(flatten)]
+    workers: WorkerArgs,
     /// Measure a model of this shape with random weights, no file needed, and extrapolate to all layers
     #[arg(long, value_enum, ignore_case = true, value_name = "NAME")]
     shape: Option<Shape>,
@@ -197,6 +199,7 @@ impl Args {
             no_repack: self.no_repack,
             yarn_as_is: self.yarn_as_is,
             devices: self.devices.clone(),
+            workers: self.workers.clone(),
         }
     }
 

@@ -26,6 +26,8 @@ pub mod serve;
 pub mod split;
 mod text;
 pub mod tokenize;
+pub mod worker;
+mod workers;
 pub mod write;
 
 use crate::cli::Command;
@@ -50,6 +52,7 @@ pub fn run(command: Option<Command>, printer: &Printer) -> anyhow::Result<()> {
         Some(Command::Merge(args)) => merge::run(args, printer),
         Some(Command::Tokenize(args)) => tokenize::run(args, printer),
         Some(Command::Detokenize(args)) => detokenize::run(args, printer),
+        Some(Command::Worker(args)) => worker::run(args, printer),
         Some(Command::Runner(args)) => runner::run(args, printer),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{devices, mmproj};
+use super::{devices, mmproj, workers};
 use crate::cli::{CacheType, ModelArgs};
 use crate::engine::{Engine, EngineOptions, Error};
 use crate::ggml::DType;
@@ -101,6 +101,7 @@ pub(super) fn named(error: Error, label: String) -> anyhow::Error {
 
 /// The engine's options behind the flags; says which devices there are.
 pub(super) fn options(args: &ModelArgs, n_slots: u32, printer: &Printer) -> Result<EngineOptions> {
+    workers::connect(&args.workers)?;
     Ok(EngineOptions {
         n_ctx: args.ctx,
         n_batch: args.devices.batch,

@@ -84,6 +84,7 @@ impl RunnerCommand {
             no_repack,
             yarn_as_is,
             devices,
+            workers,
         } = args;
         flag("slots", Some(n_slots.to_string().into()));
         flag("front", Some(BUILD.into()));
@@ -93,6 +94,9 @@ impl RunnerCommand {
         flag("cache-type-k", cache_type_k.map(cache_type));
         flag("cache-type-v", cache_type_v.map(cache_type));
         flag("mmproj", mmproj.as_ref().map(Into::into));
+        // The key itself, if it is in the environment, is passed on with that.
+        flag("worker-key", workers.worker_key.as_ref().map(Into::into));
+        workers.worker.iter().for_each(|worker| flag("worker", Some(worker.into())));
         let switches = [(no_repack, "--no-repack"), (yarn_as_is, "--yarn-as-is")];
         list.extend(switches.iter().filter(|(on, _)| **on).map(|(_, name)| (*name).into()));
         list.extend(devices.words());
@@ -121,12 +125,21 @@ mod tests {
 
     #[test]
     fn the_runner_opens_what_the_server_was_told_to() {
-        let lines: [&[&str]; 5] = [
+        let lines: [&[&str]; 6] = [
             &["gust", "runner", "--slots", "4"],
             &["gust", "runner", "--slots", "1", "-m", "a b.gguf", "--ctx", "512", "--no-repack"],
             &["gust", "runner", "--slots=9", "-t", "3", "--cache-type-k", "Q8_0", "--yarn-as-is"],
             &["gust", "runner", "--slots=9", "--gpu-layers=3", "--device=A,B", "--mlock"],
             &["gust", "runner", "--slots=9", "--model=-x", "--mmproj=--ctx", "--cache-type-v=bf16"],
+            &[
+                "gust",
+                "runner",
+                "--slots=9",
+                "--worker=a,b:7",
+                "--worker",
+                "[::1]:9",
+                "--worker-key=k",
+            ],
         ];
         let tokenizer = Tokenizer::from_gguf(&model::builtin()).unwrap();
         let parsed = |words: &[OsString]| match Cli::try_parse_from(words).unwrap().command {

@@ -108,6 +108,7 @@ enum DialectArg {
 
 /// Runs `gust serve`.
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    super::workers::check(&args.model.workers)?;
     let address = args.address()?;
     let keys = args.access.keys()?;
     if !address.ip().is_loopback() && keys.is_empty() && !args.access.insecure {

@@ -21,7 +21,7 @@ unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
 
-/// Every device of this machine that a compiled-in backend can use.
+/// Every device of this machine that a backend, built in or loaded, can use.
 pub fn devices() -> Vec<Device> {
     register();
     // SAFETY: the registry is complete; the index is below its count.
@@ -37,11 +37,12 @@ fn register() {
         unsafe { sys::ggml_log_set(Some(drop_log), std::ptr::null_mut()) };
         #[cfg(feature = "cpu-variants")]
         register_best_cpu();
+        super::module::load();
     });
 }
 
 /// ggml's own chatter is not for users: what they need to know, the layers above say.
-unsafe extern "C" fn drop_log(
+pub(super) unsafe extern "C" fn drop_log(
     _level: sys::ggml_log_level,
     _text: *const std::ffi::c_char,
     _data: *mut c_void,

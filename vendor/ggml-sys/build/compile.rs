@@ -7,6 +7,8 @@ use std::process::Command;
 
 use cc::Build;
 
+use crate::backend;
+
 /// Graph, allocator, scheduler, quantization tables: no backend. The slow ones first.
 const BASE_FILES: &[&str] = &[
     "ggml-backend-meta.cpp",
@@ -114,8 +116,8 @@ pub fn base(target: &Target) -> Vec<PathBuf> {
         if !cfg!(feature = "cpu-variants") {
             build.define("GGML_USE_CPU", None);
         }
-        if cfg!(feature = "rpc") {
-            build.define("GGML_USE_RPC", None);
+        for name in backend::names(target) {
+            build.define(&format!("GGML_USE_{}", name.to_uppercase()), None);
         }
     }));
     objects

@@ -1,0 +1,114 @@
+//! Several machines: devices of a `gust worker` on another machine, used as if they were here.
+//!
+//! ggml has a protocol for that and no protection at all: whoever reaches its port reads and writes the
+//! memory behind it. So ggml never sees a network here. Its bytes go through a tunnel of ours:
+//!
+//! ```text
+//! here     ggml's client → link ─┐                                     ┌─ ggml's server, in a process
+//!                                channel ═══ TCP, encrypted ═══ channel│  of its own for each client
+//! there                                                    session ────┘
+//! ```
+//!
+//! `handshake` lets in who has the key and the same version. `channel` is the encrypted stream of frames, with
+//! a sign of life every second each way. `link` is the client's end: ggml's requests go through as they are,
+//! only weights are offered by their hash first. `session` is the worker's end, with a `cache` of weights.
+//! `worker` listens and admits one client at a time.
+
+mod cache;
+mod channel;
+mod handshake;
+mod key;
+mod link;
+mod request;
+mod session;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use crate::ggml::{Device, rpc};
+
+pub use cache::{Cache, CacheError};
+pub use handshake::{Refusal, Version};
+pub use key::{Key, KeyError, is_readable_by_others};
+pub use link::lost;
+pub use worker::{ServerCommand, Worker};
+
+/// Where workers listen unless they are told otherwise.
+pub const DEFAULT_PORT: u16 = 50052;
+/// Time that connecting and the handshake may take, each.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a worker cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("worker {address}: {cause}")]
+pub struct RemoteError {
+    /// As the user wrote it, with its port.
+    pub address: String,
+    /// What is wrong.
+    pub cause: Refusal,
+}
+
+/// Connects to workers and gives their devices, in this order. `addresses` are `HOST:PORT` or `HOST`.
+///
+/// Connections last as long as the process. If one is lost later, ggml gives up; [`lost`] then says why.
+pub fn connect(addresses: &[String], key: &Key) -> Result<Vec<Device>, RemoteError> {
+    let mut links = Vec::with_capacity(addresses.len());
+    for (i, address) in addresses.iter().enumerate() {
+        let address = with_port(address);
+        let failed = |cause| RemoteError { address: address.clone(), cause };
+        if addresses[..i].iter().any(|earlier| with_port(earlier) == address) {
+            return Err(failed(Refusal::Twice));
+        }
+        let opened = open(&address, key, &Version::ours()).map_err(failed)?;
+        links.push((address, opened));
+    }
+    // All are there before ggml hears of the first: from then on an error ends the process.
+    let mut devices = Vec::new();
+    for (address, (link, names)) in links {
+        let describe = |i: usize| {
+            let name = names.get(i).map_or("a device", String::as_str);
+            format!("{address} {name}")
+        };
+        let added = rpc::add_worker(link, describe);
+        let failed = |error: crate::ggml::GgmlError| RemoteError {
+            address: address.clone(),
+            cause: Refusal::Devices(error.to_string()),
+        };
+        devices.extend(added.map_err(failed)?);
+    }
+    Ok(devices)
+}
+
+/// `address` with the default port where it has none.
+fn with_port(address: &str) -> String {
+    let has_port = match address.rsplit_once(':') {
+        Some((host, port)) => {
+            port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+        }
+        None => false,
+    };
+    match (has_port, address.contains(':') && !address.starts_with('[')) {
+        (true, _) => address.to_owned(),
+        (false, true) => format!("[{address}]:{DEFAULT_PORT}"),
+        (false, false) => format!("{address}:{DEFAULT_PORT}"),
+    }
+}
+
+/// A connection to one worker, and what it says of its devices.
+fn open(address: &str, key: &Key, version: &Version) -> Result<(link::Link, Vec<String>), Refusal> {
+    let mut reached = Err(Refusal::Resolve("the name has no address".to_owned()));
+    let deadline = Instant::now() + PATIENCE;
+    for resolved in address.to_socket_addrs().map_err(|e| Refusal::Resolve(e.to_string()))? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = left.max(Duration::from_millis(100));
+        reached = TcpStream::connect_timeout(&resolved, timeout).map_err(Refusal::Connect);
+        if reached.is_ok() {
+            break;
+        }
+    }
+    let channel = handshake::initiate(reached?, key, version, Instant::now() + PATIENCE)?;
+    link::Link::start(address, channel)
+}
