@@ -355,11 +355,8 @@ fn check(case: &Case, seed: u64) -> (usize, bool) {
             let note = format!("seed {seed}: {slow:?}\n{fit:#?}\n{case:#?}");
             assert_eq!(layout.cache_types, slow.types, "{note}");
             assert_eq!(layout.n_batch, slow.n_batch, "{note}");
-            let n = fit.gpu_layers();
-            assert!(n <= slow.n && n as f64 >= 0.97 * slow.n as f64, "{note}");
-            let n_ctx = layout.n_ctx;
-            assert!(n_ctx <= slow.n_ctx || n < slow.n, "{note}");
-            assert!(f64::from(n_ctx) >= 0.97 * f64::from(slow.n_ctx), "{note}");
+            assert_eq!(fit.gpu_layers(), slow.n, "{note}");
+            assert_eq!(layout.n_ctx, slow.n_ctx, "{note}");
         }
         (Err(_), None) => {}
         (found, slow) => panic!("seed {seed}: {found:?}, but {slow:?}\n{case:#?}"),
