@@ -96,16 +96,13 @@ fn nll(logits: &[f32], tokens: &[u32]) -> f64 {
     rows.map(one).sum::<f64>() / (tokens.len() - 1) as f64
 }
 
-/// Words for a model that has some, and ids for one of random weights.
+/// A question to a model that can answer, and ids for one of random weights.
 fn tokens(engine: &Engine) -> Vec<u32> {
     let n_vocab = engine.hparams().n_vocab;
     if n_vocab < 4096 {
         return (0..40).map(|i| i * 7 % n_vocab).collect();
     }
-    let text = "[INST]What is the capital of Germany?[/INST]The capital of Germany is Berlin.";
-    let mut ids = vec![engine.tokenizer().bos()];
-    engine.tokenizer().encode_into(text, &mut ids);
-    ids
+    seeing_prompt(engine, &[], "What is the capital of Germany?").tokens
 }
 
 /// What was planned is what was taken: weights and KV within 1 %, working memory within 5 %.
@@ -184,7 +181,7 @@ fn pictures_are_seen_the_same_wherever_the_tower_lies() {
     for (n_gpu, gpu_layers) in [(1, 0), (1, n_layer / 2), (1, n_layer + 1), (2, n_layer + 1)] {
         let spread = Spread { n_gpu, gpu_layers, kv_offload: true };
         let (logits, on_gpu) = see(&EngineOptions { n_ctx: Some(2048), ..options(spread) });
-        assert_eq!(on_gpu > 0, gpu_layers == n_layer + 1, "{spread:?}");
+        assert!(on_gpu > 0, "{spread:?}");
         let apart = difference(&logits, &expected);
         assert!(apart < 1e-2, "{spread:?}: {apart:e}");
         assert_eq!(argmax(&logits), argmax(&expected), "{spread:?}");

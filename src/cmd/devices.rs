@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::{DeviceArgs, FlashAttn, GpuLayers, Lower, SplitMode};
 use crate::engine::{DeviceOptions, DeviceUse, Engine, memory_available};
-use crate::ggml::{Device, DeviceKind, devices};
+use crate::ggml::{Device, DeviceKind, ModuleNote, ModuleOutcome, devices, modules};
 use crate::plan::StepDown;
 use crate::term::Printer;
 

@@ -44,6 +44,8 @@ pub struct Needs {
     pub layers: Vec<u64>,
     /// The output matrix and its norm; with tied embeddings a copy of the embedding.
     pub output: u64,
+    /// Whether the output matrix is the embedding again, which the processor has anyway.
+    pub is_tied: bool,
     /// The token embedding, whose rows are looked up by the processor.
     pub embedding: u64,
     /// Tensors with a place of their own (`--override-tensor`): bytes on each room.

@@ -185,7 +185,8 @@ impl Places<'_> {
         let mut all = vec![needs.embedding, self.pinned(self.cpu())];
         all.extend(&needs.layers[..n]);
         if setting.gpu_layers == 0 {
-            all.extend([needs.output, needs.draft.map_or(0, |draft| draft.weights)]);
+            let output = if needs.is_tied { 0 } else { needs.output };
+            all.extend([output, needs.draft.map_or(0, |draft| draft.weights)]);
         }
         if !setting.vision_on_gpu {
             all.push(needs.vision.map_or(0, |vision| vision.weights));
@@ -438,7 +439,9 @@ impl Places<'_> {
             add(&mut uses[room].weights, n);
             add(&mut uses[home(room)].kv, kv);
         }
-        add(&mut uses[layout.output].weights, needs.output);
+        if !(needs.is_tied && layout.output == cpu) {
+            add(&mut uses[layout.output].weights, needs.output);
+        }
         add(&mut uses[cpu].weights, needs.embedding);
         if let Some(draft) = needs.draft {
             add(&mut uses[layout.output].draft, draft.weights);

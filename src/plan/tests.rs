@@ -116,6 +116,7 @@ fn needs(random: &mut Random, layers: Vec<u64>) -> Needs {
         false => Vec::new(),
     };
     Needs {
+        is_tied: false,
         output: random.of(size / 10, 3 * size),
         embedding: random.of(0, 2 * size),
         pinned,
@@ -434,6 +435,7 @@ fn medium(memory: &[u64]) -> Case {
     let needs = Needs {
         layers: vec![812 * MIB; 88],
         output: 1260 * MIB,
+        is_tied: false,
         embedding: 864 * MIB,
         pinned: Vec::new(),
         kv_row: [1024, 1024],

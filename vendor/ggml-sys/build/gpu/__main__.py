@@ -75,9 +75,9 @@ def main():
     source.write_version_header(tree, objects.folder)
     objects.read_headers(tree)
     is_module = what == "module"
+    libraries = backend.libraries()  # first, because what is missing should be told before the long work
     units = backend.units(tree, objects, is_module) + (base_units(tree) if is_module else [])
     paths = objects.compile(units)
-    libraries = backend.libraries()
     for library, pattern in libraries.stubs:
         stub(objects, library, pattern, paths)
     libraries.search.append(objects.folder)
