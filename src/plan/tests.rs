@@ -116,7 +116,7 @@ fn needs(random: &mut Random, layers: Vec<u64>) -> Needs {
         false => Vec::new(),
     };
     Needs {
-        is_tied: false,
+        is_tied: random.chance(10),
         output: random.of(size / 10, 3 * size),
         embedding: random.of(0, 2 * size),
         pinned,
@@ -186,7 +186,8 @@ impl Slow<'_> {
         let mut mapped = needs.embedding + needs.pinned.get(n_gpu).unwrap_or(&0);
         mapped += needs.layers[..n_on_cpu].iter().sum::<u64>();
         if c.n == 0 {
-            mapped += needs.output + needs.draft.map_or(0, |d| d.weights);
+            mapped += if needs.is_tied { 0 } else { needs.output };
+            mapped += needs.draft.map_or(0, |d| d.weights);
         }
         if !c.vision {
             cpu += needs.vision.map_or(0, |v| v.working);
@@ -420,7 +421,7 @@ fn ten_thousand_machines_are_filled_as_well_as_can_be_and_never_over() {
         n_fits += usize::from(fits);
     }
     assert!((3000..9000).contains(&n_fits), "{n_fits} cases fit");
-    assert!(n_measured < 80_000 && most < 250, "{n_measured} measures, {most} for one machine");
+    assert!(n_measured < 80_000 && most < 400, "{n_measured} measures, {most} for one machine");
 }
 
 /// 88 layers of 0.78 GiB, as in a Q4_K_M of Medium 3.5, on GPUs of `memory` GiB.
