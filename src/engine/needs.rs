@@ -51,6 +51,7 @@ pub fn needs(gguf: &Gguf, hparams: &Hparams, overrides: &[Override], n_rooms: us
         embedding: 0,
         pinned: vec![0; n_rooms],
         kv_row: [hparams.n_embd_k(), hparams.n_embd_v()],
+        kv_head: [hparams.n_embd_head_k.into(), hparams.n_embd_head_v.into()],
         vision: None,
         draft: None,
     };

@@ -52,6 +52,8 @@ pub struct Needs {
     pub pinned: Vec<u64>,
     /// Elements of one layer's K row and V row.
     pub kv_row: [u64; 2],
+    /// Elements of one head in them, which fill whole blocks of the cache's type.
+    pub kv_head: [u64; 2],
     /// The vision tower.
     pub vision: Option<VisionNeeds>,
     /// The EAGLE head, which shares embedding and output with the model and goes where the output goes.

@@ -163,14 +163,16 @@ impl Places<'_> {
             true => self.n_layer() - n_gpu_layers,
             false => self.n_layer(),
         };
-        let mut needed = costs.kv[0].saturating_mul(n_cpu_layers as u64).saturating_add(compute);
+        let mut kv = costs.kv[0].saturating_mul(n_cpu_layers as u64);
         if setting.gpu_layers == 0 || !self.wish.kv_offload {
-            needed = needed.saturating_add(costs.kv[1]);
+            kv = kv.saturating_add(costs.kv[1]);
         }
+        let mut needed = kv.saturating_add(compute);
         if !setting.vision_on_gpu {
             needed = needed.saturating_add(self.needs.vision.map_or(0, |vision| vision.working));
         }
-        if setting.resident {
+        // A context that has its cache elsewhere takes nothing from the weights here.
+        if setting.resident && kv > 0 {
             needed = needed.saturating_add(self.mapped(setting));
         }
         needed <= self.rooms[self.cpu()].free
