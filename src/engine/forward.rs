@@ -217,7 +217,8 @@ impl Engine {
         // Before anything is written, and for all rows: a later view must not find cells that it has to zero
         // among those that listed tokens have filled.
         kv.zero_below(view(rows));
-        if graph.as_ref().is_none_or(|graph| graph.shape != shape) {
+        let repeats = |text: &TextGraph| text.shape == shape && sched.can_repeat(&text.graph);
+        if !graph.as_ref().is_some_and(repeats) {
             *graph = Some(TextGraph::build(&self.hparams, &self.weights, kv, shape));
         }
         let text = graph.as_mut().expect("it was built above");

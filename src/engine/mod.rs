@@ -71,6 +71,11 @@ pub enum Error {
          --no-kv-offload"
     )]
     CacheOnDevice { device: &'static str, dtype: &'static str },
+    /// A device that has no kernel for rows of the embedding.
+    #[error(
+        "{device} cannot look up rows of the embedding, which are {dtype}; leave token_embd with the CPU"
+    )]
+    EmbeddingOnDevice { device: &'static str, dtype: &'static str },
     /// A device that has no kernel for attention without scores.
     #[error("{device} has no flash attention for this model's heads; use --flash-attn off")]
     NoFlashAttn { device: &'static str },

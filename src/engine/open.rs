@@ -65,6 +65,7 @@ impl Engine {
         let placement = asked.placement(layout, options, &devices, n_threads);
         let cache_types = layout.cache_types.map(dtype);
         check_attention(&hparams, &placement, cache_types)?;
+        check_embedding(&gguf, &placement)?;
         if options.devices.mlock {
             lock(&gguf, tower.as_ref(), &mut warnings);
         }
@@ -79,6 +80,14 @@ impl Engine {
         }
         let mut cancel = sched.cancel_flags();
         cancel.extend(vision.iter().flat_map(Vision::cancel_flags));
+        let slow = weights.without_kernel.iter().map(|(device, dtype)| {
+            let (device, dtype) = (device.name(), dtype.name());
+            Warning(format!(
+                "{device} has no kernel for {dtype}: weights of that type are copied to the processor in every pass; \
+                 leave them there with --override-tensor or --gpu-layers, or use a file of other types"
+            ))
+        });
+        warnings.extend(slow);
         let uses = uses(&placement, &weights, &kv, &sched, vision.as_ref());
         Ok(Arc::new(Engine {
             cancel,
@@ -240,6 +249,18 @@ fn check_attention(
         (Some(true), Some(device)) => Err(Error::NoFlashAttn { device: device.name() }),
         (Some(false), _) | (None, Some(_)) if types[1].is_quantized() => {
             Err(Error::QuantizedScores { dtype: types[1].name() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an embedding where its rows cannot be looked up.
+fn check_embedding(gguf: &Gguf, placement: &Placement) -> Result<(), Error> {
+    let name = "token_embd.weight";
+    let device = placement.devices[placement.device_of(name, placement.cpu())];
+    match gguf.tensor(name).map(|tensor| dtype(tensor.ty)) {
+        Some(dtype) if !device.is_cpu() && !device.supports_get_rows(dtype) => {
+            Err(Error::EmbeddingOnDevice { device: device.name(), dtype: dtype.name() })
         }
         _ => Ok(()),
     }

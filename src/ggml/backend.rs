@@ -189,6 +189,18 @@ impl Device {
         }
     }
 
+    /// Whether rows of a tensor of type `dtype` can be looked up on this device.
+    pub fn supports_get_rows(self, dtype: DType) -> bool {
+        let arena = super::graph::Arena::new(8 * 1024);
+        let table = arena.tensor(dtype, &[256, 4]).ptr.as_ptr();
+        let rows = arena.tensor(DType::I32, &[4]).ptr.as_ptr();
+        // SAFETY: all tensors live in the arena; the question only reads their headers.
+        unsafe {
+            let found = sys::ggml_get_rows(arena.ptr(), table, rows);
+            sys::ggml_backend_dev_supports_op(self.ptr(), found)
+        }
+    }
+
     /// Whether rows of F32 can be written into a tensor of type `dtype` on this device.
     pub fn supports_set_rows(self, dtype: DType) -> bool {
         let arena = super::graph::Arena::new(8 * 1024);

@@ -111,13 +111,18 @@ impl Scheduler {
         }
     }
 
+    /// Whether `graph` is the current one and can be run again as it is; else it must be built anew.
+    pub fn can_repeat(&self, graph: &Graph) -> bool {
+        let is_known = !self.is_remote || self.n_changes == N_CHANGES.load(Ordering::Relaxed);
+        self.current == graph.id && is_known
+    }
+
     /// Makes `graph` the current one. Planning is skipped when it already is: the fast way for a graph
     /// that is run again with new inputs.
     ///
     /// A graph that was current once and is not any more can't come back; build it anew.
     pub fn ready<'a>(&'a mut self, graph: &'a mut Graph) -> Result<Ready<'a>, GgmlError> {
-        let is_known = !self.is_remote || self.n_changes == N_CHANGES.load(Ordering::Relaxed);
-        if self.current != graph.id || !is_known {
+        if self.current != graph.id {
             self.reset(graph);
             // SAFETY: the graph outlives its being current.
             let planned = unsafe {

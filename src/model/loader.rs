@@ -84,6 +84,8 @@ pub(super) struct Placed {
     pub(super) store: Arc<TensorStore>,
     /// Bytes on each device, mapped ones counted.
     pub(super) n_bytes: Vec<u64>,
+    /// Devices and types of matrices that they cannot multiply with.
+    pub(super) without_kernel: Vec<(Device, DType)>,
     /// Bytes of tensors that have a rearranged copy.
     pub(super) n_bytes_repacked: u64,
     /// Bytes that a pass over one token reads.
@@ -107,6 +109,8 @@ pub(super) struct Loader<'a> {
     repack_types: Vec<BufferType>,
     builder: StoreBuilder,
     items: Vec<Item<'a>>,
+    /// What was asked about kernels, and the answer.
+    kernels: Vec<((Device, DType), bool)>,
     n_bytes_repacked: u64,
     n_bytes_read: u64,
 }
@@ -123,6 +127,7 @@ impl<'a> Loader<'a> {
             },
             builder: StoreBuilder::new(2 * gguf.tensors().len()), // a copy each at most
             items: Vec::new(),
+            kernels: Vec::new(),
             n_bytes_repacked: 0,
             n_bytes_read: 0,
         }
@@ -136,6 +141,7 @@ impl<'a> Loader<'a> {
 
     pub(super) fn linear(&mut self, name: &str) -> Linear {
         let info = self.info(&format!("{name}.weight"));
+        self.look_for_kernel(info);
         let copy_to = self.repacked(info);
         let beside = copy_to.is_some_and(|kind| Copied::of(info.ty, kind) == Copied::Beside);
         let packed = beside.then(|| self.add(info, copy_to, false));
@@ -145,6 +151,18 @@ impl<'a> Loader<'a> {
             scale: self.optional(&format!("{name}.scale")),
             bias: self.optional(&format!("{name}.bias")),
         }
+    }
+
+    /// Asks the matrix's device, once a type, whether it can multiply with it.
+    fn look_for_kernel(&mut self, info: &TensorInfo) {
+        let device = self.placement.devices[self.placement.device_of(&info.name, self.home)];
+        let key = (device, dtype(info));
+        if device.is_cpu() || self.kernels.iter().any(|(known, _)| *known == key) {
+            return;
+        }
+        let ne = [info.dims[0] as i64, info.dims[1] as i64];
+        let supported = device.supports_mul_mat(device.buffer_type(), dtype(info), ne);
+        self.kernels.push((key, supported));
     }
 
     /// The embedding as output matrix. Rows are looked up in the file's order, so a copy is one beside it.
@@ -253,8 +271,11 @@ impl<'a> Loader<'a> {
             }
             Fill::Pretend => self.pretend(),
         };
-        let Loader { builder, n_bytes_repacked, n_bytes_read, .. } = self;
-        Ok(Placed { store: builder.finish(), n_bytes, n_bytes_repacked, n_bytes_read })
+        let Loader { builder, kernels, n_bytes_repacked, n_bytes_read, .. } = self;
+        let missing = kernels.into_iter().filter(|(_, supported)| !supported);
+        let without_kernel = missing.map(|(key, _)| key).collect();
+        let store = builder.finish();
+        Ok(Placed { store, n_bytes, without_kernel, n_bytes_repacked, n_bytes_read })
     }
 
     /// Maps or allocates memory for every tensor.

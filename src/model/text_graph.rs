@@ -229,8 +229,11 @@ impl<'a, 'g> Recorder<'a, 'g> {
         let n_layer = self.weights.layers.len();
         let embd = g.stored(&self.weights.store, self.weights.token_embd);
         let mut x = g.get_rows(embd, self.tokens).named("inp_embd"); // [n_embd, n]
+        g.pin(x, self.weights.embedding_device);
         if let Some([rows, places]) = self.image {
             x = g.set_rows(x, rows, places);
+            // It writes where x lies; the scheduler only looks at where operands lie.
+            g.pin(x, self.weights.embedding_device);
         }
         for (il, layer) in self.weights.layers.iter().enumerate() {
             let normed = self.norm(x, layer.attn_norm).named(format!("attn_norm-{il}"));

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::ggml::{GgmlError, TensorId, TensorStore};
+use crate::ggml::{DType, Device, GgmlError, TensorId, TensorStore};
 use crate::gguf::Gguf;
 
 use super::Hparams;
@@ -35,6 +35,8 @@ pub struct Weights {
     pub store: Arc<TensorStore>,
     /// `[n_embd, n_vocab]`
     pub token_embd: TensorId,
+    /// Where rows of it are looked up.
+    pub embedding_device: Device,
     /// `[n_embd]`
     pub output_norm: TensorId,
     /// `[n_embd, n_vocab]`; the token embedding again when the file ties them.
@@ -45,6 +47,8 @@ pub struct Weights {
     pub layers: Vec<Layer>,
     /// Bytes on each device of the placement, mapped ones counted.
     pub n_bytes: Vec<u64>,
+    /// Devices and types of their weights that they have no kernel for: the processor multiplies instead.
+    pub without_kernel: Vec<(Device, DType)>,
     /// Bytes of tensors that have a rearranged copy.
     pub n_bytes_repacked: u64,
     /// Bytes that one decode step reads: all matrices, and one row of the embedding.
@@ -87,15 +91,20 @@ impl Weights {
         let homes = placement.layers.iter();
         let layers = (0..hparams.n_layer).zip(homes).map(|(il, &home)| loader.at(home).layer(il));
         let layers = layers.collect();
-        let Placed { store, n_bytes, n_bytes_repacked, n_bytes_read } = loader.place(fill)?;
+        let embedding = placement.device_of("token_embd.weight", placement.cpu());
+        let embedding_device = placement.devices[embedding];
+        let Placed { store, n_bytes, without_kernel, n_bytes_repacked, n_bytes_read } =
+            loader.place(fill)?;
         Ok(Weights {
             store,
             token_embd,
+            embedding_device,
             output_norm,
             output,
             rope_freqs,
             layers,
             n_bytes,
+            without_kernel,
             n_bytes_repacked,
             n_bytes_per_token: n_bytes_read,
         })
