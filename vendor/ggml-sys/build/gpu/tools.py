@@ -94,7 +94,8 @@ class Objects:
         def one(unit, path):
             nonlocal done
             begin = time.monotonic()
-            self.compile_one(unit, path)
+            if not path.is_file():  # another run may have been quicker
+                self.compile_one(unit, path)
             done += 1
             note(f"[{done}/{len(missing)}] {unit.source.name} {time.monotonic() - begin:.0f} s")
 
