@@ -49,7 +49,7 @@ mod tests {
         builder.allocate(device.buffer_type(), device, "a test", &[weight]).unwrap();
         let values: Vec<u8> =
             (0..n_in * n_out).flat_map(|i| ((i % 37) as f32 - 17.5).to_ne_bytes()).collect();
-        builder.fill(weight, &values);
+        builder.fill(weight, 0, &values);
         let store = builder.finish();
         let mut back = vec![0; values.len()];
         store.read(weight, 0, &mut back);
