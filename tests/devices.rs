@@ -4,7 +4,7 @@
 //! their own: a tensor that never got there is not found by chance.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gust::engine::{BatchRow, DeviceOptions, Engine, EngineOptions, Error, Session};
 use gust::ggml::{DType, Device, rpc};
@@ -39,6 +39,14 @@ fn every_spread(n_layer: u32) -> impl Iterator<Item = Spread> {
         [true, false].map(|kv_offload| Spread { n_gpu: 2, gpu_layers, kv_offload })
     });
     spreads.chain(over_two)
+}
+
+/// Held by each test: two engines on one server, at the same time in one process, is more than ggml's client
+/// can do.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gpus(n: usize) -> Vec<Device> {
@@ -96,16 +104,13 @@ fn nll(logits: &[f32], tokens: &[u32]) -> f64 {
     rows.map(one).sum::<f64>() / (tokens.len() - 1) as f64
 }
 
-/// Words for a model that has some, and ids for one of random weights.
+/// A question to a model that can answer, and ids for one of random weights.
 fn tokens(engine: &Engine) -> Vec<u32> {
     let n_vocab = engine.hparams().n_vocab;
     if n_vocab < 4096 {
         return (0..40).map(|i| i * 7 % n_vocab).collect();
     }
-    let text = "[INST]What is the capital of Germany?[/INST]The capital of Germany is Berlin.";
-    let mut ids = vec![engine.tokenizer().bos()];
-    engine.tokenizer().encode_into(text, &mut ids);
-    ids
+    seeing_prompt(engine, &[], "What is the capital of Germany?").tokens
 }
 
 /// What was planned is what was taken: weights and KV within 1 %, working memory within 5 %.
@@ -156,11 +161,13 @@ fn check_text(make: impl Fn() -> Gguf, name: &str) {
 
 #[test]
 fn the_tiny_model_says_the_same_wherever_it_lies() {
+    let _alone = alone();
     check_text(model::builtin, "tiny");
 }
 
 #[test]
 fn random_models_say_the_same_wherever_they_lie() {
+    let _alone = alone();
     for name in RANDOM_MODELS {
         check_text(|| Gguf::open(&golden_file(name)).unwrap(), name);
     }
@@ -168,6 +175,7 @@ fn random_models_say_the_same_wherever_they_lie() {
 
 #[test]
 fn pictures_are_seen_the_same_wherever_the_tower_lies() {
+    let _alone = alone();
     let see = |options: &EngineOptions| {
         let engine = open(model::builtin(), Some(model::builtin_mmproj()), options);
         let image = picture(RED, BLUE);
@@ -184,7 +192,7 @@ fn pictures_are_seen_the_same_wherever_the_tower_lies() {
     for (n_gpu, gpu_layers) in [(1, 0), (1, n_layer / 2), (1, n_layer + 1), (2, n_layer + 1)] {
         let spread = Spread { n_gpu, gpu_layers, kv_offload: true };
         let (logits, on_gpu) = see(&EngineOptions { n_ctx: Some(2048), ..options(spread) });
-        assert_eq!(on_gpu > 0, gpu_layers == n_layer + 1, "{spread:?}");
+        assert!(on_gpu > 0, "{spread:?}");
         let apart = difference(&logits, &expected);
         assert!(apart < 1e-2, "{spread:?}: {apart:e}");
         assert_eq!(argmax(&logits), argmax(&expected), "{spread:?}");
@@ -193,6 +201,7 @@ fn pictures_are_seen_the_same_wherever_the_tower_lies() {
 
 #[test]
 fn attention_by_scores_says_the_same() {
+    let _alone = alone();
     let engine = open(model::builtin(), None, &on_cpu());
     let tokens = tokens(&engine);
     let (expected, expected_reply) = logits_and_reply(&engine, &tokens);
@@ -214,6 +223,7 @@ fn attention_by_scores_says_the_same() {
 
 #[test]
 fn tensors_go_where_the_user_says() {
+    let _alone = alone();
     let engine = open(model::builtin(), None, &on_cpu());
     let n_all = engine.uses()[0].weights;
     let tokens = tokens(&engine);
@@ -246,6 +256,7 @@ fn tensors_go_where_the_user_says() {
 
 #[test]
 fn sessions_side_by_side_stay_apart_on_gpus() {
+    let _alone = alone();
     let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
     let mut options = options(Spread { n_gpu: 2, gpu_layers: n_layer + 1, kv_offload: true });
     options.n_slots = 4;
@@ -269,4 +280,33 @@ fn sessions_side_by_side_stay_apart_on_gpus() {
         engine.forward(&mut rows, &mut all).unwrap();
         logits = all.chunks(n_vocab).map(<[f32]>::to_vec).collect();
     }
+}
+
+/// A server forgets graphs when memory is given back, as it is after every picture.
+#[test]
+fn a_reply_goes_on_after_another_picture() {
+    let _alone = alone();
+    let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
+    let say = |options: &EngineOptions| {
+        let options = EngineOptions { n_ctx: Some(2048), ..options.clone() };
+        let engine = open(model::builtin(), Some(model::builtin_mmproj()), &options);
+        let tokens = tokens(&engine);
+        let mut session = Session::new(&engine);
+        let mut logits = Vec::new();
+        session
+            .sync(&tokens[..].into(), &mut logits, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap();
+        let mut reply = Vec::new();
+        for colour in [RED, BLUE, RED] {
+            for _ in 0..3 {
+                reply.push(argmax(&logits));
+                session.step(*reply.last().unwrap(), &mut logits).unwrap();
+            }
+            let patches = engine.patch_config().unwrap().preprocess(&picture(colour, [255; 3]));
+            engine.embed_image(&patches, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        }
+        reply
+    };
+    let spread = Spread { n_gpu: 1, gpu_layers: n_layer + 1, kv_offload: true };
+    assert_eq!(say(&options(spread)), say(&on_cpu()));
 }

@@ -17,6 +17,7 @@ mod export;
 mod gguf;
 mod imatrix;
 mod model;
+mod plan;
 mod quantize;
 #[cfg(feature = "rpc")]
 mod remote;

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use super::{open, recipe};
 use crate::bench::{Bench, Format, Plan, Projection, ReadBuffer, Report, Row, Setup, Shape, Synth};
 use crate::cli::{CacheType, DeviceArgs, ModelArgs, WorkerArgs};
-use crate::engine::{Engine, default_n_threads, memory_available};
+use crate::engine::{DeviceOptions, Engine, default_n_threads, memory_available};
 use crate::gguf::Gguf;
 use crate::model::Mix;
 use crate::term::Printer;
@@ -110,6 +110,8 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         threads => threads.to_vec(),
     };
     let subject = args.subject(n_ctx, printer)?;
+    let first = args.model_args(n_ctx, threads[0], [None, None]);
+    let devices = open::device_options(&first, printer)?;
     let bandwidths = bandwidths(&threads, subject.gguf.n_bytes());
     let mut output = Output { report: Report::new(args.output), printer };
     let mut measure = || -> Result<()> {
@@ -117,7 +119,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         for (&n_threads, &machine_gb_per_s) in threads.iter().zip(&bandwidths) {
             for cache_types in args.cache_types() {
                 let model = args.model_args(n_ctx, n_threads, cache_types);
-                let engine = open_engine(&subject, &model, is_first, printer)?;
+                let engine = open_engine(&subject, (&model, &devices), is_first, printer)?;
                 is_first = false;
                 measure_engine(&engine, &subject, &plan, machine_gb_per_s, &mut output)?;
             }
@@ -240,12 +242,12 @@ fn bandwidths(threads: &[u32], weight_bytes: u64) -> Vec<f64> {
 
 fn open_engine(
     subject: &Subject,
-    args: &ModelArgs,
+    (args, devices): (&ModelArgs, &DeviceOptions),
     say_warnings: bool,
     printer: &Printer,
 ) -> Result<Arc<Engine>> {
     let bar = printer.progress(0, "loading");
-    let options = open::options(args, 1, printer)?;
+    let options = open::options(args, 1, devices.clone());
     let engine = Engine::open(subject.gguf.clone(), None, &options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);

@@ -8,12 +8,17 @@ use clap::error::ErrorKind;
 
 use crate::cli::{DeviceArgs, FlashAttn, GpuLayers, Lower, SplitMode};
 use crate::engine::{DeviceOptions, DeviceUse, Engine, memory_available};
-use crate::ggml::{Device, DeviceKind, devices};
+use crate::ggml::{Device, DeviceKind, ModuleNote, ModuleOutcome, devices, modules};
 use crate::plan::StepDown;
 use crate::term::Printer;
 
 /// The devices that the flags mean, each named in a line with the reason why it is used or not.
 pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptions> {
+    for ModuleNote { file, outcome } in modules() {
+        if let ModuleOutcome::Skipped { reason } = outcome {
+            printer.note(format!("{}: not used: {reason}", file.display()));
+        }
+    }
     choose_of(args, &devices(), &mut |line| printer.note(line))
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{devices, mmproj, workers};
 use crate::cli::{CacheType, ModelArgs};
-use crate::engine::{Engine, EngineOptions, Error};
+use crate::engine::{DeviceOptions, Engine, EngineOptions, Error};
 use crate::ggml::DType;
 use crate::gguf::Gguf;
 use crate::model::{self, Hparams, YarnPolicy};
@@ -64,7 +64,7 @@ pub(super) fn opened(
     printer: &Printer,
 ) -> Result<Arc<Engine>> {
     let label = gguf.label().to_string();
-    let options = options(args, n_slots, printer)?;
+    let options = options(args, n_slots, device_options(args, printer)?);
     let bar = printer.bytes("loading");
     let engine = Engine::open(gguf, mmproj, &options, &mut |done, total| {
         bar.set_length(total);
@@ -99,10 +99,15 @@ pub(super) fn named(error: Error, label: String) -> anyhow::Error {
     }
 }
 
-/// The engine's options behind the flags; says which devices there are.
-pub(super) fn options(args: &ModelArgs, n_slots: u32, printer: &Printer) -> Result<EngineOptions> {
+/// The devices behind the flags, those of other machines among them; says which there are.
+pub(super) fn device_options(args: &ModelArgs, printer: &Printer) -> Result<DeviceOptions> {
     workers::connect(&args.workers)?;
-    Ok(EngineOptions {
+    devices::choose(&args.devices, printer)
+}
+
+/// The engine's options behind the flags, for `n_slots` sessions side by side.
+pub(super) fn options(args: &ModelArgs, n_slots: u32, devices: DeviceOptions) -> EngineOptions {
+    EngineOptions {
         n_ctx: args.ctx,
         n_batch: args.devices.batch,
         n_slots,
@@ -110,8 +115,8 @@ pub(super) fn options(args: &ModelArgs, n_slots: u32, printer: &Printer) -> Resu
         cache_types: [args.cache_type_k, args.cache_type_v].map(|cache| cache.map(dtype)),
         repack: !args.no_repack,
         yarn: yarn(args),
-        devices: devices::choose(&args.devices, printer)?,
-    })
+        devices,
+    }
 }
 
 fn yarn(args: &ModelArgs) -> YarnPolicy {

@@ -13,11 +13,10 @@ mod subject;
 mod text;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use super::{devices, open, recipe};
+use super::{open, recipe};
 use crate::bench::Shape;
 use crate::cli::{CacheType, DeviceArgs};
 use crate::engine::{Measure, N_BATCH};
@@ -72,7 +71,8 @@ pub struct Args {
     /// Measure this machine's memory bandwidth
     #[arg(long)]
     measure: bool,
-    /// Show which quantizations fit with which context (the default with --memory)
+    /// Show which quantizations fit with which context (the default for a model's name without
+    /// --quant)
     #[arg(long)]
     frontier: bool,
     /// Print JSON for machines
@@ -127,16 +127,13 @@ fn above_zero(text: &str) -> Result<f64, String> {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let machine = Machine::new(&args, printer)?;
     let mut subject = Subject::new(&args)?;
-    let frontier = match args.frontier || !args.memory.is_empty() {
+    let has_choice = matches!(args.target, Target::Shape(_)) && args.quant.is_none();
+    let frontier = match args.frontier || has_choice {
         true => Some(Frontier::of(&subject, &machine, &args, printer)?),
         false => None,
     };
-    if let (Target::Shape(_), None) = (&args.target, args.quant) {
-        let chosen = match &frontier {
-            Some(frontier) => frontier.largest(),
-            None => Frontier::of(&subject, &machine, &args, printer)?.largest(),
-        };
-        subject = subject.with(chosen);
+    if let Some(frontier) = frontier.as_ref().filter(|_| has_choice) {
+        subject = subject.with(frontier.largest());
     }
     let outcome = outcome(&subject, &machine, &args)?;
     let speed = match &outcome {

@@ -47,13 +47,14 @@ pub fn needs(gguf: &Gguf, hparams: &Hparams, overrides: &[Override], n_rooms: us
     let mut needs = Needs {
         layers: vec![0; hparams.n_layer as usize],
         output: 0,
+        is_tied: gguf.tensor("output.weight").is_none(),
         embedding: 0,
         pinned: vec![0; n_rooms],
         kv_row: [hparams.n_embd_k(), hparams.n_embd_v()],
+        kv_head: [hparams.n_embd_head_k.into(), hparams.n_embd_head_v.into()],
         vision: None,
         draft: None,
     };
-    let is_tied = gguf.tensor("output.weight").is_none();
     for tensor in gguf.tensors() {
         let (name, n_bytes) = (&tensor.name, tensor.n_bytes);
         let over = overrides.iter().find(|over| over.pattern.is_match(name));
@@ -69,7 +70,7 @@ pub fn needs(gguf: &Gguf, hparams: &Hparams, overrides: &[Override], n_rooms: us
             (None, _) => {}
         }
     }
-    if is_tied {
+    if needs.is_tied {
         needs.output += needs.embedding;
     }
     needs

@@ -10,6 +10,7 @@ use std::sync::{Arc, Once};
 
 use ggml_sys as sys;
 
+use super::log::keep_errors;
 use super::{DType, GgmlError, text};
 
 /// A device that ggml found: a processor or an accelerator. Devices live as long as the program.
@@ -35,20 +36,12 @@ pub fn devices() -> Vec<Device> {
 fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the callback is a plain function that never unwinds.
-        unsafe { sys::ggml_log_set(Some(drop_log), std::ptr::null_mut()) };
+        // SAFETY: the callback is a plain function that never unwinds: it only takes a lock.
+        unsafe { sys::ggml_log_set(Some(keep_errors), std::ptr::null_mut()) };
         #[cfg(feature = "cpu-variants")]
         register_best_cpu();
         super::module::load();
     });
-}
-
-/// ggml's own chatter is not for users: what they need to know, the layers above say.
-pub(super) unsafe extern "C" fn drop_log(
-    _level: sys::ggml_log_level,
-    _text: *const std::ffi::c_char,
-    _data: *mut c_void,
-) {
 }
 
 #[cfg(feature = "cpu-variants")]

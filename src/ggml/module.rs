@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use ggml_sys as sys;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::backend::drop_log;
+use super::log::keep_errors;
 
 /// Backends that may come as files.
 const NAMES: &[&str] = &["cuda", "vulkan"];
@@ -128,7 +128,7 @@ fn open(file: &Path, name: &str) -> Result<(String, usize), String> {
         type Init = unsafe extern "C" fn() -> sys::ggml_backend_reg_t;
         let log_set = library.get::<LogSet>(b"gust_module_log_set\0").map_err(|e| why(&e))?;
         let init = library.get::<Init>(b"ggml_backend_init\0").map_err(|e| why(&e))?;
-        log_set(Some(drop_log), std::ptr::null_mut());
+        log_set(Some(keep_errors), std::ptr::null_mut());
         let registry = init();
         std::mem::forget(library);
         if registry.is_null() {
@@ -179,18 +179,20 @@ mod tests {
 
     use super::*;
 
-    /// What is said of a folder with a `libggml-cuda` made of this C code, or of this text.
-    fn check(code: &str, is_code: bool, expect: &str) {
+    /// Makes a shared library of this C code.
+    fn compile(code: &str, file: &Path, more: &[&str]) {
+        let source = file.with_extension("c");
+        std::fs::write(&source, code).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-o"]).arg(file).arg(&source).args(more);
+        assert!(cc.status().unwrap().success());
+    }
+
+    /// What is said of a folder whose `libggml-cuda` is what `make` made.
+    fn check(make: impl Fn(&Path), expect: &str) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(file_name("cuda"));
-        if is_code {
-            let source = dir.path().join("module.c");
-            std::fs::write(&source, code).unwrap();
-            let cc = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&file).arg(&source);
-            assert!(cc.status().unwrap().success());
-        } else {
-            std::fs::write(&file, code).unwrap();
-        }
+        make(&file);
         let notes = look(Some(dir.path().into()), None);
         let [ModuleNote { file: named, outcome: ModuleOutcome::Skipped { reason } }] = &*notes
         else {
@@ -202,15 +204,28 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_module_is_told() {
-        check("hello", false, "too short");
-        check("int answer(void) { return 42; }", true, "not a module of gust's");
-        check("void gone(void); void call(void) { gone(); }", true, "undefined symbol: gone");
+        check(|file| std::fs::write(file, "hello").unwrap(), "");
+        check(|file| compile("int f(void) { return 1; }", file, &[]), "not a module of gust's");
+    }
+
+    #[test]
+    fn a_library_that_a_module_lacks_is_named() {
+        let make = |file: &Path| {
+            let driver = file.with_file_name("libdriver.so.1");
+            compile("void start(void) {}", &driver, &["-Wl,-soname,libdriver.so.1"]);
+            let code = "void start(void); void call(void) { start(); }";
+            compile(code, file, &["-Wl,--no-as-needed", driver.to_str().unwrap()]);
+            std::fs::remove_file(driver).unwrap();
+        };
+        if cfg!(target_os = "linux") {
+            check(make, "libdriver.so.1: cannot open shared object file");
+        }
     }
 
     #[test]
     fn a_module_of_another_version_is_told() {
         let module = "const char * gust_module_version(void) { return \"0.1.2\"; }";
-        check(module, true, "made of ggml 0.1.2, but this gust needs");
+        check(|file| compile(module, file, &[]), "made of ggml 0.1.2, but this gust needs");
     }
 
     #[test]
@@ -221,7 +236,7 @@ mod tests {
              void * ggml_backend_init(void) {{ return 0; }}",
             super::super::version()
         );
-        check(&module, true, "its driver did not start");
+        check(|file| compile(&module, file, &[]), "its driver did not start");
     }
 
     #[test]

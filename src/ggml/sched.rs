@@ -1,6 +1,7 @@
 //! Running graphs: plans memory over the backends, sets inputs, computes, reads outputs.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ggml_sys as sys;
 
@@ -14,6 +15,21 @@ pub struct Scheduler {
     n_nodes: usize,
     /// Id of the graph whose tensors point into the working memory; 0 for none.
     current: u64,
+    /// Whether a device is another process, and the changes of memory that it had seen with `current`.
+    is_remote: bool,
+    n_changes: u64,
+}
+
+/// Buffers given back and graphs planned, by anyone.
+///
+/// A server of ggml's keeps graphs, to run them again by their number, and forgets all of them whenever a
+/// buffer is given back; its client does not know, and what it then asks for ends the connection. So a graph
+/// goes to such a device anew after any change of memory.
+static N_CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// Must be told of every buffer that is given back.
+pub(super) fn memory_changed() {
+    N_CHANGES.fetch_add(1, Ordering::Relaxed);
 }
 
 // SAFETY: used through &mut only, so by one thread at a time.
@@ -24,7 +40,9 @@ impl Scheduler {
     /// last must be the CPU.
     pub fn new(backends: Vec<Backend>, n_nodes: usize) -> Self {
         assert!(backends.last().is_some_and(|b| b.device().is_cpu()), "the CPU comes last");
-        Scheduler { ptr: new_sched(&backends, n_nodes), backends, n_nodes, current: 0 }
+        let is_remote = backends.iter().any(|b| b.device().backend_name() == "RPC");
+        let ptr = new_sched(&backends, n_nodes);
+        Scheduler { ptr, backends, n_nodes, current: 0, is_remote, n_changes: 0 }
     }
 
     /// Gives the working memory back; the next graph takes what it needs anew.
@@ -33,6 +51,7 @@ impl Scheduler {
         self.current = 0;
         // SAFETY: the old scheduler is ours, and `current` has forgotten its graph.
         unsafe { sys::ggml_backend_sched_free(ptr.as_ptr()) };
+        memory_changed();
     }
 
     /// Flags that stop a running computation, one a backend.
@@ -66,11 +85,7 @@ impl Scheduler {
         self.reset(&graph);
         // SAFETY: as for `reserve`; there is a number for each backend.
         unsafe {
-            sys::ggml_backend_sched_reserve_size(
-                self.ptr.as_ptr(),
-                graph.cgraph.as_ptr(),
-                sizes.as_mut_ptr(),
-            );
+            sys::gust_sched_measure(self.ptr.as_ptr(), graph.cgraph.as_ptr(), sizes.as_mut_ptr());
             sys::ggml_backend_sched_reset(self.ptr.as_ptr());
         }
         sizes
@@ -79,6 +94,7 @@ impl Scheduler {
     /// Forgets the current graph and notes where `graph`'s pinned operations run.
     fn reset(&mut self, graph: &Graph) {
         self.current = 0;
+        memory_changed();
         // SAFETY: tensors of the earlier graph dangle from here on, and `current` has forgotten it. Backends and
         // pinned operations are valid.
         unsafe {
@@ -100,7 +116,8 @@ impl Scheduler {
     ///
     /// A graph that was current once and is not any more can't come back; build it anew.
     pub fn ready<'a>(&'a mut self, graph: &'a mut Graph) -> Result<Ready<'a>, GgmlError> {
-        if self.current != graph.id {
+        let is_known = !self.is_remote || self.n_changes == N_CHANGES.load(Ordering::Relaxed);
+        if self.current != graph.id || !is_known {
             self.reset(graph);
             // SAFETY: the graph outlives its being current.
             let planned = unsafe {
@@ -110,6 +127,7 @@ impl Scheduler {
                 return Err(GgmlError::AllocGraph);
             }
             self.current = graph.id;
+            self.n_changes = N_CHANGES.load(Ordering::Relaxed);
         }
         Ok(Ready { sched: self, graph })
     }
@@ -142,6 +160,7 @@ impl Drop for Scheduler {
     fn drop(&mut self) {
         // SAFETY: freed before the backends, which are fields.
         unsafe { sys::ggml_backend_sched_free(self.ptr.as_ptr()) };
+        memory_changed();
     }
 }
 

@@ -29,6 +29,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: the buffer is ours, and the store's tensors go with it.
         unsafe { sys::ggml_backend_buffer_free(self.0.as_ptr()) };
+        super::sched::memory_changed();
     }
 }
 

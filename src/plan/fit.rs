@@ -206,7 +206,7 @@ impl Search<'_> {
         let q8_0 = TensorType::Q8_0;
         let bits = |ty: TensorType| ty.type_size() as f64 / ty.block_size() as f64;
         let mut types = self.wish().cache_types;
-        for (ty, n) in types.iter_mut().zip(self.places.needs.kv_row) {
+        for (ty, n) in types.iter_mut().zip(self.places.needs.kv_head) {
             if bits(*ty) > bits(q8_0) && n.is_multiple_of(q8_0.block_size()) {
                 *ty = q8_0;
             }

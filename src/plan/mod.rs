@@ -44,12 +44,16 @@ pub struct Needs {
     pub layers: Vec<u64>,
     /// The output matrix and its norm; with tied embeddings a copy of the embedding.
     pub output: u64,
+    /// Whether the output matrix is the embedding again, which the processor has anyway.
+    pub is_tied: bool,
     /// The token embedding, whose rows are looked up by the processor.
     pub embedding: u64,
     /// Tensors with a place of their own (`--override-tensor`): bytes on each room.
     pub pinned: Vec<u64>,
     /// Elements of one layer's K row and V row.
     pub kv_row: [u64; 2],
+    /// Elements of one head in them, which fill whole blocks of the cache's type.
+    pub kv_head: [u64; 2],
     /// The vision tower.
     pub vision: Option<VisionNeeds>,
     /// The EAGLE head, which shares embedding and output with the model and goes where the output goes.

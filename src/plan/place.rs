@@ -163,14 +163,16 @@ impl Places<'_> {
             true => self.n_layer() - n_gpu_layers,
             false => self.n_layer(),
         };
-        let mut needed = costs.kv[0].saturating_mul(n_cpu_layers as u64).saturating_add(compute);
+        let mut kv = costs.kv[0].saturating_mul(n_cpu_layers as u64);
         if setting.gpu_layers == 0 || !self.wish.kv_offload {
-            needed = needed.saturating_add(costs.kv[1]);
+            kv = kv.saturating_add(costs.kv[1]);
         }
+        let mut needed = kv.saturating_add(compute);
         if !setting.vision_on_gpu {
             needed = needed.saturating_add(self.needs.vision.map_or(0, |vision| vision.working));
         }
-        if setting.resident {
+        // A context that has its cache elsewhere takes nothing from the weights here.
+        if setting.resident && kv > 0 {
             needed = needed.saturating_add(self.mapped(setting));
         }
         needed <= self.rooms[self.cpu()].free
@@ -183,7 +185,8 @@ impl Places<'_> {
         let mut all = vec![needs.embedding, self.pinned(self.cpu())];
         all.extend(&needs.layers[..n]);
         if setting.gpu_layers == 0 {
-            all.extend([needs.output, needs.draft.map_or(0, |draft| draft.weights)]);
+            let output = if needs.is_tied { 0 } else { needs.output };
+            all.extend([output, needs.draft.map_or(0, |draft| draft.weights)]);
         }
         if !setting.vision_on_gpu {
             all.push(needs.vision.map_or(0, |vision| vision.weights));
@@ -436,7 +439,9 @@ impl Places<'_> {
             add(&mut uses[room].weights, n);
             add(&mut uses[home(room)].kv, kv);
         }
-        add(&mut uses[layout.output].weights, needs.output);
+        if !(needs.is_tied && layout.output == cpu) {
+            add(&mut uses[layout.output].weights, needs.output);
+        }
         add(&mut uses[cpu].weights, needs.embedding);
         if let Some(draft) = needs.draft {
             add(&mut uses[layout.output].draft, draft.weights);

@@ -116,10 +116,12 @@ fn needs(random: &mut Random, layers: Vec<u64>) -> Needs {
         false => Vec::new(),
     };
     Needs {
+        is_tied: random.chance(10),
         output: random.of(size / 10, 3 * size),
         embedding: random.of(0, 2 * size),
         pinned,
         kv_row: [1024, 32 * random.of(1, 32)],
+        kv_head: [128, 32],
         vision: random.chance(40).then(|| vision(random)),
         draft: random
             .chance(20)
@@ -179,11 +181,13 @@ impl Slow<'_> {
         let n_on_cpu = n_layer - n_on_gpu;
         let mut cpu = kv * (if wish.kv_offload { n_on_cpu } else { n_layer }) as u64;
         cpu += if c.n == 0 || !wish.kv_offload { draft_kv } else { 0 };
+        let resident = resident && cpu > 0;
         cpu += working.on(n_on_cpu > 0, c.n == 0, true, c.n_ctx, c.n_batch);
         let mut mapped = needs.embedding + needs.pinned.get(n_gpu).unwrap_or(&0);
         mapped += needs.layers[..n_on_cpu].iter().sum::<u64>();
         if c.n == 0 {
-            mapped += needs.output + needs.draft.map_or(0, |d| d.weights);
+            mapped += if needs.is_tied { 0 } else { needs.output };
+            mapped += needs.draft.map_or(0, |d| d.weights);
         }
         if !c.vision {
             cpu += needs.vision.map_or(0, |v| v.working);
@@ -219,11 +223,11 @@ impl Slow<'_> {
         for room in (0..n_gpu).rev() {
             let mut next = vec![false; wanted + 1];
             for from in (0..=wanted).filter(|&from| reached[from]) {
-                for to in from..=wanted {
+                for (to, reached) in next.iter_mut().enumerate().skip(from) {
                     let layers = &needs.layers[n_layer - to..n_layer - from];
                     let may = room <= output || layers.is_empty();
                     if may && self.room_fits(c, room, layers, room == output, tower) {
-                        next[to] = true;
+                        *reached = true;
                     } else if !layers.is_empty() {
                         break;
                     }
@@ -353,11 +357,8 @@ fn check(case: &Case, seed: u64) -> (usize, bool) {
             let note = format!("seed {seed}: {slow:?}\n{fit:#?}\n{case:#?}");
             assert_eq!(layout.cache_types, slow.types, "{note}");
             assert_eq!(layout.n_batch, slow.n_batch, "{note}");
-            let n = fit.gpu_layers();
-            assert!(n <= slow.n && n as f64 >= 0.97 * slow.n as f64, "{note}");
-            let n_ctx = layout.n_ctx;
-            assert!(n_ctx <= slow.n_ctx || n < slow.n, "{note}");
-            assert!(f64::from(n_ctx) >= 0.97 * f64::from(slow.n_ctx), "{note}");
+            assert_eq!(fit.gpu_layers(), slow.n, "{note}");
+            assert_eq!(layout.n_ctx, slow.n_ctx, "{note}");
         }
         (Err(_), None) => {}
         (found, slow) => panic!("seed {seed}: {found:?}, but {slow:?}\n{case:#?}"),
@@ -420,7 +421,7 @@ fn ten_thousand_machines_are_filled_as_well_as_can_be_and_never_over() {
         n_fits += usize::from(fits);
     }
     assert!((3000..9000).contains(&n_fits), "{n_fits} cases fit");
-    assert!(n_measured < 80_000 && most < 250, "{n_measured} measures, {most} for one machine");
+    assert!(n_measured < 80_000 && most < 400, "{n_measured} measures, {most} for one machine");
 }
 
 /// 88 layers of 0.78 GiB, as in a Q4_K_M of Medium 3.5, on GPUs of `memory` GiB.
@@ -435,9 +436,11 @@ fn medium(memory: &[u64]) -> Case {
     let needs = Needs {
         layers: vec![812 * MIB; 88],
         output: 1260 * MIB,
+        is_tied: false,
         embedding: 864 * MIB,
         pinned: Vec::new(),
         kv_row: [1024, 1024],
+        kv_head: [128, 128],
         vision: None,
         draft: None,
     };
@@ -480,6 +483,11 @@ fn then_the_cache_and_then_layers() {
         "{:?}",
         fit.steps
     );
+
+    // Heads that q8_0's blocks do not divide stay as they are.
+    let heads = Needs { kv_head: [80, 80], ..case.needs.clone() };
+    let fit = Case { needs: heads, ..case.clone() }.fit().unwrap();
+    assert_eq!(fit.layout.cache_types, [T::F16; 2]);
 
     case.rooms[0].free = 24 * GIB;
     let fit = case.fit().unwrap();

@@ -22,8 +22,8 @@ const MIXES: [&str; 15] = [
 const MIX_DEFAULT: &str = "Q4_K_M";
 /// Contexts that are tried.
 const CONTEXTS: [u32; 5] = [8192, 32_768, 65_536, 131_072, 262_144];
-/// Types of K and V.
-pub(super) const TYPES: [TensorType; 2] = [TensorType::F16, TensorType::Q8_0];
+/// Types of K and V, where heads fill their blocks.
+const TYPES: [TensorType; 2] = [TensorType::F16, TensorType::Q8_0];
 /// Context that a chosen quantization must leave room for.
 const N_CTX_LEAST: u32 = 16_384;
 
@@ -32,6 +32,8 @@ const N_CTX_LEAST: u32 = 16_384;
 pub(super) struct Frontier {
     /// No more than the trained one.
     pub(super) contexts: Vec<u32>,
+    /// Of K and V.
+    pub(super) types: Vec<TensorType>,
     pub(super) rows: Vec<Row>,
 }
 
@@ -40,7 +42,7 @@ pub(super) struct Frontier {
 pub(super) struct Row {
     pub(super) mix: &'static Mix,
     pub(super) weights: u64,
-    /// By [`TYPES`].
+    /// By types of K and V.
     pub(super) columns: Vec<Column>,
 }
 
@@ -82,6 +84,9 @@ impl Frontier {
         if contexts.is_empty() {
             contexts.push(n_ctx_train);
         }
+        let [k, v] = [subject.hparams.n_embd_head_k, subject.hparams.n_embd_head_v].map(u64::from);
+        let fits = |ty: &TensorType| [k, v].iter().all(|n| n.is_multiple_of(ty.block_size()));
+        let types: Vec<TensorType> = TYPES.into_iter().filter(fits).collect();
         let bar = printer.progress(MIXES.len() as u64, "planning");
         let mut known = Known::new();
         let mut rows = Vec::new();
@@ -96,12 +101,12 @@ impl Frontier {
                 known: &mut known,
                 subject: &subject,
             };
-            let columns = TYPES.iter().map(|&ty| planner.column(ty, &contexts)).collect();
+            let columns = types.iter().map(|&ty| planner.column(ty, &contexts)).collect();
             rows.push(Row { mix, weights: subject.weight_bytes(), columns });
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok(Frontier { contexts, rows })
+        Ok(Frontier { contexts, types, rows })
     }
 
     /// The largest quantization that fits with some context.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Page;
-use super::frontier::{Cell, Frontier, TYPES};
+use super::frontier::{Cell, Frontier};
 use super::machine::Machine;
 use super::speed::{BANDWIDTH_SHARE, FLOPS_SHARE};
 use crate::plan::{Fit, Refusal, Step};
@@ -119,7 +119,7 @@ fn refusal(refusal: &Refusal) -> Value {
 fn frontier(frontier: &Frontier) -> Vec<Value> {
     let mut rows = Vec::new();
     for row in &frontier.rows {
-        for (ty, column) in TYPES.iter().zip(&row.columns) {
+        for (ty, column) in frontier.types.iter().zip(&row.columns) {
             let cells = frontier.contexts.iter().zip(&column.cells).map(|(n_ctx, cell)| {
                 let layers_off = match cell {
                     Cell::Whole | Cell::VisionOff => Some(0),

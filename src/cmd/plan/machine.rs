@@ -80,7 +80,8 @@ fn given(list: &[f64], flag: &str, cards: &mut [Card], set: impl Fn(&mut Card, f
     let n = cards.len();
     if list.len() > n || (!list.is_empty() && list.len() + 1 < n) {
         let expected = match n {
-            1 => "1 number, for the processor".to_owned(),
+            1 => "one number, for the processor".to_owned(),
+            2 => "one number for the GPU, or two with the processor".to_owned(),
             n => format!("{} numbers for the GPUs, or {n} with the processor", n - 1),
         };
         let message = format!("{flag}: expected {expected}, found {}\n", list.len());

@@ -31,6 +31,10 @@ pub(super) struct Speed {
 
 impl Speed {
     pub(super) fn of(subject: &Subject, machine: &Machine, fit: &Fit) -> Self {
+        if fit.over_memory.is_some() {
+            // The disk decides, and nothing is known of it.
+            return Speed { decode: None, decode_full: None, prefill: None };
+        }
         Speed {
             decode: decode(subject, machine, fit, 0.0),
             decode_full: decode(subject, machine, fit, 1.0),
@@ -43,8 +47,9 @@ impl Speed {
 fn decode(subject: &Subject, machine: &Machine, fit: &Fit, filled: f64) -> Option<f64> {
     let mut seconds = 0.0;
     for (i, room) in fit.rooms.iter().enumerate() {
-        // Of the embedding one row is read.
-        let rows = if i == machine.n_gpu() { embedding(subject) } else { 0 };
+        // Of the embedding one row is read, unless it is the output as well.
+        let is_output = subject.is_tied() && fit.layout.output == i;
+        let rows = if i == machine.n_gpu() && !is_output { embedding(subject) } else { 0 };
         let n_bytes = room.weights.saturating_sub(rows) as f64 + room.kv as f64 * filled;
         if n_bytes > 0.0 {
             seconds += n_bytes / (machine.cards[i].bandwidth? * 1e9 * BANDWIDTH_SHARE);

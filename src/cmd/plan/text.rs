@@ -1,7 +1,7 @@
 //! The text of `gust plan` for people.
 
 use super::Page;
-use super::frontier::{Cell, Frontier, TYPES};
+use super::frontier::{Cell, Frontier};
 use super::machine::Machine;
 use super::speed::{BANDWIDTH_SHARE, FLOPS_SHARE, N_PROMPT, Speed};
 use crate::plan::Fit;
@@ -18,7 +18,7 @@ pub(super) fn render(page: &Page, printer: &Printer) -> String {
         lines.extend(summary(page, fit));
     }
     if let Some(frontier) = &page.frontier {
-        for (i, ty) in TYPES.iter().enumerate() {
+        for (i, ty) in frontier.types.iter().enumerate() {
             lines.push(String::new());
             lines.extend(table(frontier, i, ty.name(), page, printer));
         }
@@ -109,7 +109,7 @@ fn summary(page: &Page, fit: &Fit) -> Vec<String> {
         let what = "of the processor's weights are more than its memory and read from disk again and again";
         lines.push(format!("  slow      {} {what}", bytes(n)));
     }
-    if let Some(speed) = page.speed {
+    if let Some(speed) = page.speed.filter(|_| fit.over_memory.is_none()) {
         lines.extend(predicted(speed, fit));
     }
     lines

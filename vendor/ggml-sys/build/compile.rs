@@ -15,7 +15,7 @@ const BASE_FILES: &[&str] = &[
     "ggml-quants.c",
     "ggml.c",
     "ggml-opt.cpp",
-    "ggml-backend.cpp",
+    BACKEND_FILE,
     "ggml-alloc.c",
     "ggml.cpp",
     "ggml-threading.cpp",
@@ -25,6 +25,9 @@ const BASE_FILES: &[&str] = &[
 
 /// Devices of our own, for plans.
 const PRETEND_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pretend.cpp");
+
+/// ggml's file of this name, and what we add to it.
+const BACKEND_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend.cpp");
 
 /// The one unit that knows which backends are linked in.
 const REGISTRY_FILE: &str = "ggml-backend-reg.cpp";

@@ -48,6 +48,16 @@ cpu_variants! {
     "zen4" ggml_backend_init_zen4 ggml_backend_score_zen4,
 }
 
+unsafe extern "C" {
+    /// Bytes of working memory that `graph` needs on each backend of `sched`, with operations pinned since the
+    /// last reset where they are; none is taken. `src/backend.cpp`.
+    pub fn gust_sched_measure(
+        sched: ggml_backend_sched_t,
+        graph: *mut ggml_cgraph,
+        sizes: *mut usize,
+    );
+}
+
 #[cfg(openmp)]
 mod openmp;
 

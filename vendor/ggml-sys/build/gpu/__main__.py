@@ -75,9 +75,9 @@ def main():
     source.write_version_header(tree, objects.folder)
     objects.read_headers(tree)
     is_module = what == "module"
+    libraries = backend.libraries()  # first, because what is missing should be told before the long work
     units = backend.units(tree, objects, is_module) + (base_units(tree) if is_module else [])
     paths = objects.compile(units)
-    libraries = backend.libraries()
     for library, pattern in libraries.stubs:
         stub(objects, library, pattern, paths)
     libraries.search.append(objects.folder)
@@ -90,7 +90,7 @@ def main():
     for search in libraries.search:
         print(f"cargo::rustc-link-search=native={search}")
     for library in libraries.static:
-        print(f"cargo::rustc-link-lib=static:-bundle+verbatim={library}")
+        print(f"cargo::rustc-link-lib=static:-bundle,+verbatim={library}")
     for library in libraries.shared:
         print(f"cargo::rustc-link-lib=dylib:+verbatim={library}")
     if libraries.run_path:

@@ -48,20 +48,42 @@ def toolkit():
     if nvcc := shutil.which("nvcc"):
         return Path(nvcc).resolve().parent.parent
     tried.append("PATH: no nvcc")
-    # PyPI's wheels put a whole toolkit into a virtual environment.
-    packages = [Path(path) for path in site.getsitepackages()]
-    if active := os.environ.get("VIRTUAL_ENV"):
-        packages += Path(active).glob("lib/python*/site-packages")
-    wheels = [folder for path in packages for folder in sorted(path.glob("nvidia/cu*"), reverse=True)]
-    for folder in [Path("/usr/local/cuda"), *wheels]:
+    for folder in [Path("/usr/local/cuda"), *wheels()]:
         if (folder / "bin/nvcc").is_file():
             return folder.resolve()
-    tried += ["/usr/local/cuda: no bin/nvcc", f"{', '.join(map(str, packages))}: no nvidia/cu*/bin/nvcc"]
+        tried.append(f"{folder}: no bin/nvcc")
     lines = "\n".join(f"    {line}" for line in tried)
     raise Failure(
         f"no CUDA toolkit (nvcc) found. Looked in:\n{lines}\n"
         "Install one and set CUDA_PATH to its folder, or let scripts/cuda_toolkit.sh make one from PyPI's wheels."
     )
+
+
+@cache
+def wheels():
+    """Where PyPI's packages put a toolkit, or parts of one, in this Python and in the active environment."""
+    packages = [Path(path) for path in site.getsitepackages()]
+    if active := os.environ.get("VIRTUAL_ENV"):
+        packages += Path(active).glob("lib/python*/site-packages")
+    return [folder for path in packages for folder in sorted(path.glob("nvidia/cu[0-9]*"), reverse=True)]
+
+
+def find(*patterns):
+    """The first file of these patterns in the toolkit, else in wheels (cublas often comes with a framework), else in Debian's
+    folders, which hold parts of its toolkit."""
+    for root in [toolkit(), *wheels(), Path("/usr")]:
+        for pattern in patterns:
+            if found := sorted(root.glob(pattern)):
+                return found[0]
+    raise Failure(
+        f"no {Path(patterns[0]).name} in the CUDA toolkit {toolkit()}; install its development files, "
+        "or let scripts/cuda_toolkit.sh make a toolkit that has them"
+    )
+
+
+def find_library(*names):
+    folders = ["lib64", "lib", "targets/*/lib", "lib/*-linux-gnu"]
+    return find(*(f"{folder}/{name}" for name in names for folder in folders))
 
 
 @cache
@@ -136,7 +158,8 @@ def units(tree, _objects, is_module):
     if len(files) < len(FILES) or not (folder / "ggml-cuda.cu").is_file():
         raise Failure(f"{folder} lacks files of ggml-cuda")
     files.sort(key=lambda file: (next((i for i, name in enumerate(SLOW) if file.name.startswith(name)), 99), file.name))
-    includes = [tree / "include", tree / "src", folder]
+    cublas = find("include/cublas_v2.h", "targets/*/include/cublas_v2.h").parent
+    includes = [tree / "include", tree / "src", folder] + ([] if cublas.is_relative_to(toolkit()) else [cublas])
     made = []
     for file in files:
         entry = module_defines() if is_module and file.name == "ggml-cuda.cu" else []
@@ -150,26 +173,14 @@ def module_defines():
 
 
 def libraries():
-    root = toolkit()
-    folders = [root / "lib64", root / "lib", *root.glob("targets/*/lib"), *root.glob("lib/*-linux-gnu")]
-
-    def find(pattern):
-        for folder in folders:
-            if found := sorted(folder.glob(pattern)):
-                return found[0]
-        return None
-
-    cublas = find("libcublas.so*")
-    static = find("libcudart_static.a")
-    cudart = static or find("libcudart.so*")
-    for name, found in [("libcublas.so", cublas), ("libcudart_static.a", cudart)]:
-        if not found:
-            raise Failure(f"the CUDA toolkit {root} has no {name} in lib64, lib or targets/*/lib; install its development files")
-    shared = [cublas.name, "libcuda.so.1"] + ([] if static else [cudart.name])
+    cublas = find_library("libcublas.so", "libcublas.so.*")
+    cudart = find_library("libcudart_static.a", "libcudart.so", "libcudart.so.*")
+    is_static = cudart.suffix == ".a"
+    shared = [cublas] + ([] if is_static else [cudart])
     return Libraries(
         search=sorted({cublas.parent, cudart.parent}),
-        static=[static.name] if static else [],
-        shared=shared,
+        static=[cudart.name] if is_static else [],
+        shared=[file.name for file in shared] + ["libcuda.so.1"],
         stubs=[("libcuda.so.1", r"cu[A-Z]\w*")],
-        run_path=sorted({cublas.parent} | (set() if static else {cudart.parent})),
+        run_path=sorted({file.parent for file in shared}),
     )
