@@ -235,7 +235,7 @@ fn harmed(harm: impl FnOnce(&mut Worker, &Proxy), cause: &str) -> Worker {
 
 #[test]
 fn a_killed_worker_ends_the_client_with_a_line() {
-    harmed(|worker, _| worker.process.kill().unwrap(), "the worker closed the connection");
+    harmed(|worker, _| worker.process.kill().unwrap(), "the other side closed the connection");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_stopped_worker_ends_well_and_its_client_with_a_line() {
     let stop = |worker: &mut Worker, _: &Proxy| {
         rustix::process::kill_process(pid(worker), rustix::process::Signal::TERM).unwrap();
     };
-    let mut worker = harmed(stop, "the worker closed the connection");
+    let mut worker = harmed(stop, "the worker was stopped");
     assert_eq!(worker.process.wait().unwrap().code(), Some(0));
 }
 

@@ -19,6 +19,9 @@ pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// Silence after which the other side counts as lost.
 pub(super) const SILENCE: Duration = Duration::from_secs(6);
 
+/// What is said when the other side is gone and sends nothing about it.
+pub(super) const CLOSED: &str = "the other side closed the connection";
+
 /// Most bytes of a Noise message, by the specification.
 const MAX_MESSAGE: usize = 65535;
 const TAG: usize = 16;
@@ -285,8 +288,9 @@ fn invalid(what: &'static str) -> io::Error {
 fn explained(error: io::Error) -> io::Error {
     let text = match error.kind() {
         _ if is_timeout(&error) => format!("nothing was heard for {} s", SILENCE.as_secs()),
-        ErrorKind::UnexpectedEof => "closed in the middle of a frame".to_owned(),
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "closed by the other side".to_owned(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+            CLOSED.to_owned()
+        }
         _ => return error,
     };
     io::Error::new(error.kind(), text)

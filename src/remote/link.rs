@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::channel::{BEAT, Channel, Kind, Reader, Writer};
+use super::channel::{BEAT, CLOSED, Channel, Kind, Reader, Writer};
 use super::handshake::Refusal;
 use super::request::{Part, Requests};
 use super::session::{FIRST, Welcome};
@@ -166,7 +166,7 @@ impl Shared {
                         break cause;
                     }
                 }
-                Ok(None) => break "the worker closed the connection".to_owned(),
+                Ok(None) => break CLOSED.to_owned(),
                 Err(error) => break error.to_string(),
             }
         };

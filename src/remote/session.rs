@@ -63,15 +63,26 @@ pub(super) enum Ended {
     Protocol(&'static str),
     #[error("the computing process {0}")]
     Server(String),
+    #[error("the worker was stopped")]
+    Stopped,
+}
+
+/// A session as the rest of the worker knows it.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// All that is left to do is to clean up.
+    pub(super) is_leaving: AtomicBool,
+    /// The worker ends, and has closed the client's half of the connection.
+    pub(super) is_stopped: AtomicBool,
 }
 
 /// Serves one client until it goes or is gone.
 ///
-/// `is_leaving` becomes true when all that is left to do is to clean up.
+/// `fate` is what others see and do of it.
 pub(super) fn run(
     address: SocketAddr,
     channel: Channel,
-    is_leaving: &AtomicBool,
+    fate: &Fate,
     server: &ServerCommand,
     cache: Option<&Mutex<Cache>>,
     devices: &[String],
@@ -96,7 +107,7 @@ pub(super) fn run(
             scope.spawn(|| answers(far, &writer, &is_served));
             scope.spawn(|| beats(&writer, is_done));
             let ended = relay.run(&near, &is_served, log);
-            is_leaving.store(true, Ordering::SeqCst);
+            fate.is_leaving.store(true, Ordering::SeqCst);
             let _ = near.shutdown(Shutdown::Both);
             drop(done);
             ended
@@ -107,6 +118,10 @@ pub(super) fn run(
         }
         ended
     });
+    let ended = match fate.is_stopped.load(Ordering::SeqCst) {
+        true => Err(Ended::Stopped),
+        false => ended,
+    };
     let mut writer = locked(&writer);
     if let Err(ended) = &ended {
         let told = writer.send(Kind::End, &[], ended.to_string().as_bytes());
@@ -174,8 +189,7 @@ fn answers(mut from: UnixStream, writer: &Mutex<Writer>, is_served: &AtomicBool)
     let mut buffer = vec![0; 256 << 10];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return is_served.store(false, Ordering::SeqCst),
-            Ok(n) => {
+            Ok(n @ 1..) => {
                 let mut writer = locked(writer);
                 let sent = writer.send(Kind::Data, &[], &buffer[..n]);
                 if sent.and_then(|()| writer.flush()).is_err() {
@@ -183,7 +197,8 @@ fn answers(mut from: UnixStream, writer: &Mutex<Writer>, is_served: &AtomicBool)
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            // Killed with something unread, it resets the connection.
+            Ok(0) | Err(_) => return is_served.store(false, Ordering::SeqCst),
         }
     }
 }

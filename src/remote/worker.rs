@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::cache::Cache;
 use super::channel::{Channel, Kind};
 use super::handshake::{self, Refusal, Version};
 use super::key::Key;
-use super::session::{self, LEAVING, Welcome};
+use super::session::{self, Fate, LEAVING, Welcome};
 
 /// Connections at once that have not shown the key.
 const MAX_STRANGERS: usize = 16;
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Worker {
 struct Client {
     address: SocketAddr,
     socket: Arc<TcpStream>,
-    is_leaving: Arc<AtomicBool>,
+    fate: Arc<Fate>,
 }
 
 /// The place of the client that is being served, given up when dropped.
@@ -117,7 +117,8 @@ impl Worker {
     pub fn stop(&self) {
         let mut client = self.client();
         if let Some(client) = &*client {
-            let _ = client.socket.shutdown(std::net::Shutdown::Both);
+            client.fate.is_stopped.store(true, Ordering::SeqCst);
+            let _ = client.socket.shutdown(std::net::Shutdown::Read);
         }
         let deadline = Instant::now() + Duration::from_secs(3);
         while client.is_some() && Instant::now() < deadline {
@@ -139,9 +140,8 @@ impl Worker {
             Ok(channel) => channel,
             Err(refusal) => return (self.log)(&format!("{address}: refused: {refusal}")),
         };
-        let is_leaving = Arc::new(AtomicBool::new(false));
-        let client =
-            Client { address, socket: channel.socket.clone(), is_leaving: is_leaving.clone() };
+        let fate = Arc::<Fate>::default();
+        let client = Client { address, socket: channel.socket.clone(), fate: fate.clone() };
         if let Err(other) = self.claim(client) {
             (self.log)(&format!("{address}: refused: busy with {other}"));
             let body = postcard::to_stdvec(&Welcome::Busy(other.to_string())).unwrap_or_default();
@@ -152,7 +152,7 @@ impl Worker {
         let _place = Place(self);
         (self.log)(&format!("{address}: connected"));
         let Worker { server, cache, devices, log, .. } = self;
-        session::run(address, channel, &is_leaving, server, cache.as_ref(), devices, &**log);
+        session::run(address, channel, &fate, server, cache.as_ref(), devices, &**log);
     }
 
     /// Makes `next` the client; who else is, if it can't be. One that is leaving is waited for: whoever is
@@ -161,7 +161,7 @@ impl Worker {
         let start = Instant::now();
         let mut client = self.client();
         while let Some(other) = &*client {
-            let is_leaving = other.is_leaving.load(Ordering::SeqCst);
+            let is_leaving = other.fate.is_leaving.load(Ordering::SeqCst);
             if start.elapsed() > if is_leaving { LEAVING } else { NOTICED } {
                 return Err(other.address);
             }
