@@ -44,9 +44,9 @@ class Gust:
 
     def texts(self, flags):
         greedy = ["--temperature", "0", "--max-tokens", "48", "--ctx", self.n_ctx]
-        prompts = [[prompt] for prompt in PROMPTS]
+        prompts = [["-p", prompt] for prompt in PROMPTS]
         if self.picture:
-            prompts.append(["--image", self.picture, "What is in this picture?"])
+            prompts.append(["--image", self.picture, "-p", "What is in this picture?"])
         return [self.run("run", flags + greedy, words).stdout for words in prompts]
 
     def nll(self, flags):
@@ -55,7 +55,7 @@ class Gust:
 
     def places(self, flags):
         """What the program says of where things went."""
-        said = self.run("run", flags + ["--max-tokens", "1", "--ctx", self.n_ctx], ["Hi"]).stderr
+        said = self.run("run", flags + ["--max-tokens", "1", "--ctx", self.n_ctx], ["-p", "Hi"]).stderr
         return [line for line in said.splitlines() if "layers" in line]
 
 
