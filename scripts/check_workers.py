@@ -125,7 +125,8 @@ class Checks:
 
     def busy_client(self) -> subprocess.Popen:
         """A client that has begun to write."""
-        client = subprocess.Popen(self.words(self.args.ctx - 64), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        words = self.words(self.args.ctx - 64) + ["--logit-bias", "2=-inf"]  # the token that would end the answer
+        client = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                   stdin=subprocess.DEVNULL)
         os.read(client.stdout.fileno(), 1)
         return client

@@ -63,9 +63,9 @@ pub enum Refusal {
     #[error("version mismatch: here {ours}, there {theirs}; use the same gust on both machines")]
     Version {
         /// This side's.
-        ours: Version,
+        ours: Box<Version>,
         /// The other side's.
-        theirs: Version,
+        theirs: Box<Version>,
     },
     /// The keys differ.
     #[error("wrong key: both machines need the same one (--worker-key FILE or GUST_WORKER_KEY)")]
@@ -248,7 +248,7 @@ fn transport(noise: HandshakeState) -> Result<StatelessTransportState, Refusal> 
 fn check(ours: &Version, theirs: Version) -> Result<(), Refusal> {
     match ours.fits(&theirs) {
         true => Ok(()),
-        false => Err(Refusal::Version { ours: ours.clone(), theirs }),
+        false => Err(Refusal::Version { ours: ours.clone().into(), theirs: theirs.into() }),
     }
 }
 
