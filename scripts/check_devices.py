@@ -25,6 +25,7 @@ PROMPTS = ["What is the capital of Germany?", "Tell me a story about Tom.", "Who
 PICTURE = REPO / "models/tiny/examples/star.png"
 TEXT = REPO / "README.md"
 MAX_NLL = 1e-3
+N_TRIES = 3
 
 
 class Gust:
@@ -34,10 +35,16 @@ class Gust:
         self.more = args.more
         self.n_ctx = str(args.ctx)
         self.picture = args.picture
+        self.died = []
 
     def run(self, command, flags, words):
         line = [self.program, command, *self.model, *self.more, *flags, *words]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=1800)
+        for _ in range(N_TRIES):
+            done = subprocess.run(line, capture_output=True, text=True, timeout=1800)
+            if done.returncode >= 0:
+                break
+            # Drivers die as well, Mesa's software one now and then while it compiles; that is told at the end.
+            self.died.append(f"signal {-done.returncode}: {' '.join(flags)}")
         if done.returncode != 0:
             sys.exit(f"{' '.join(map(str, line))}\nended with {done.returncode}:\n{done.stderr}")
         return done
@@ -107,6 +114,8 @@ def main():
         print(f"{'ok ' if is_good else 'BAD'} {same}/{len(texts)} texts, NLL {apart:.1e} apart, {seconds:.0f} s: {' '.join(flags)}", flush=True)
         for line in gust.places(flags) if not is_good else []:
             print("      ", line)
+    for why in gust.died:
+        print(f"died and was run again: {why}")
     sys.exit(n_bad > 0)
 
 
