@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 /// Flags of `gust worker`.
 #[derive(Debug, clap::Args)]
+#[cfg_attr(not(feature = "rpc"), allow(dead_code))] // the flags are known, so that the answer to them is one line
 pub struct Args {
     /// Address to listen on; 0.0.0.0 for all of this machine's
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50052", value_parser = address)]

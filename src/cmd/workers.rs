@@ -66,3 +66,17 @@ pub(super) fn say_why_ggml_gave_up() {
         }
     });
 }
+
+#[cfg(all(test, not(feature = "rpc")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_workers_says_how_to_get_them() {
+        assert!(check(&WorkerArgs::default()).is_ok());
+        let asked = WorkerArgs { worker: vec!["there".to_owned()], worker_key: None };
+        let error = connect(&asked).unwrap_err();
+        assert!(error.downcast_ref::<clap::Error>().is_some_and(|error| error.exit_code() == 2));
+        assert!(error.to_string().contains("--features rpc"));
+    }
+}
