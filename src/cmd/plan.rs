@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 use super::{open, recipe};
 use crate::bench::Shape;
 use crate::cli::{CacheType, DeviceArgs};
-use crate::engine::{Measure, N_BATCH};
+use crate::engine::{Measure, N_BATCH, widest_ctx};
 use crate::gguf::TensorType;
 use crate::model::Mix;
 use crate::plan::{self, Fit, Refusal, StepDown, Wish};
@@ -177,9 +177,11 @@ fn measure(subject: &Subject, machine: &Machine) -> Result<Measure> {
 
 fn wish(subject: &Subject, machine: &Machine, args: &Args) -> Result<Wish> {
     let options = &machine.options;
+    let cache_types = cache_types(subject, args)?;
+    let widest = || widest_ctx(&subject.hparams, cache_types, &machine.devices, options.kv_offload);
     Ok(Wish {
-        n_ctx: args.ctx.unwrap_or(subject.hparams.n_ctx_train),
-        cache_types: cache_types(subject, args)?,
+        n_ctx: args.ctx.unwrap_or_else(widest),
+        cache_types,
         n_batch: args.devices.batch.unwrap_or(N_BATCH as u32),
         gpu_layers: options.gpu_layers,
         tensor_split: options.tensor_split.clone(),

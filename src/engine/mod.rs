@@ -29,7 +29,7 @@ pub use generate::{End, Generation};
 pub use images::Embedding;
 pub use machine::{default_n_threads, memory_available};
 pub use measure::{Measure, Measured};
-pub use needs::{GPU_MARGIN, MEMORY_MARGIN, by_index, needs};
+pub use needs::{GPU_MARGIN, MEMORY_MARGIN, by_index, needs, widest_ctx};
 pub use open::DeviceUse;
 pub use options::{DeviceOptions, EngineOptions};
 pub use prompt::{ImageMark, ImageRows, ImageSpan, Prompt, Timeline};

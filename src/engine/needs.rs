@@ -3,11 +3,12 @@
 use regex::Regex;
 
 use crate::ggml::{Device, DeviceKind};
-use crate::gguf::Gguf;
-use crate::model::{Hparams, Override};
+use crate::gguf::{Gguf, TensorType};
+use crate::model::{Hparams, KvCache, Override};
 use crate::plan::{Needs, Room, RoomKind};
 
 use super::machine::memory_available;
+use super::open::dtype;
 
 /// Left to drivers, other programs and what backends take beside planned buffers, on each accelerator.
 pub const GPU_MARGIN: u64 = 1 << 30;
@@ -30,6 +31,23 @@ pub(super) fn rooms(devices: &[Device]) -> Vec<Room> {
         },
     };
     devices.iter().map(room).collect()
+}
+
+/// The context that is wished for where the user wants none: as trained, or what a layer's cache may have on every
+/// device that it may lie on.
+pub fn widest_ctx(
+    hparams: &Hparams,
+    cache_types: [TensorType; 2],
+    devices: &[Device],
+    kv_offload: bool,
+) -> u32 {
+    let n = hparams.n_ctx_train;
+    let types = cache_types.map(dtype);
+    let most = |device: &Device| KvCache::most_cells(hparams, types, *device, n);
+    match kv_offload {
+        true => devices.iter().map(most).filter(|&n| n > 0).min().unwrap_or(n),
+        false => n,
+    }
 }
 
 /// Overrides with devices by their index; those of devices that are not in use go to the processor.

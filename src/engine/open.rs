@@ -11,7 +11,7 @@ use crate::tokenizer::Tokenizer;
 use super::forward::Runtime;
 use super::images::{Tower, Vision};
 use super::measure::Measure;
-use super::needs::{MEMORY_MARGIN, by_index, needs, rooms};
+use super::needs::{MEMORY_MARGIN, by_index, needs, rooms, widest_ctx};
 use super::shapes::{Bounds, worst};
 use super::{Engine, EngineOptions, Error, N_BATCH, default_n_threads, memory_available};
 
@@ -88,6 +88,13 @@ impl Engine {
             ))
         });
         warnings.extend(slow);
+        let kept = weights.too_large.iter().map(|(device, tensor)| {
+            Warning(format!(
+                "{tensor} is too large for {} and stays with the processor",
+                device.name()
+            ))
+        });
+        warnings.extend(kept);
         let uses = uses(&placement, &weights, &kv, &sched, vision.as_ref());
         Ok(Arc::new(Engine {
             cancel,
@@ -138,7 +145,10 @@ impl Asked<'_> {
             ..StepDown::default()
         });
         let wish = Wish {
-            n_ctx: options.n_ctx.unwrap_or(self.hparams.n_ctx_train),
+            n_ctx: options.n_ctx.unwrap_or_else(|| {
+                let kv_offload = options.devices.kv_offload;
+                widest_ctx(self.hparams, self.cache_types.map(tensor_type), devices, kv_offload)
+            }),
             cache_types: self.cache_types.map(tensor_type),
             n_batch: options.n_batch.unwrap_or(N_BATCH as u32),
             gpu_layers: options.devices.gpu_layers,

@@ -189,6 +189,15 @@ impl Device {
         }
     }
 
+    /// Whether a tensor of this type and shape can lie on this device, however much memory is free: the ranges
+    /// that a shader can address are bounded on some.
+    pub fn can_hold(self, dtype: DType, ne: &[i64]) -> bool {
+        let arena = super::graph::Arena::new(8 * 1024);
+        let tensor = arena.tensor(dtype, ne).ptr.as_ptr();
+        // SAFETY: the tensor lives in the arena; the question only reads its header.
+        unsafe { sys::ggml_backend_dev_supports_op(self.ptr(), tensor) }
+    }
+
     /// Whether rows of a tensor of type `dtype` can be looked up on this device.
     pub fn supports_get_rows(self, dtype: DType) -> bool {
         let arena = super::graph::Arena::new(8 * 1024);

@@ -85,7 +85,14 @@ impl KvCache {
             (0..n_layer).map(|i| builder.declare(&name(i), dtype, &[n, n_cells as i64])).collect()
         };
         let (k, v) = (declare("k", types[0], n_k), declare("v", types[1], n_v));
-        let homes = placement.kv();
+        let mut homes = placement.kv();
+        let shapes = [(types[0], [n_k, n_cells as i64]), (types[1], [n_v, n_cells as i64])];
+        for home in &mut homes {
+            let device = placement.devices[*home];
+            if !device.is_cpu() && !shapes.iter().all(|(dtype, ne)| device.can_hold(*dtype, ne)) {
+                *home = placement.cpu();
+            }
+        }
         let mut n_bytes = vec![0; placement.devices.len()];
         for (index, &device) in placement.devices.iter().enumerate() {
             let layers = (0..n_layer).filter(|&il| homes[il] == index);
@@ -107,6 +114,27 @@ impl KvCache {
             n_cells,
             n_zeroed: 0,
         })
+    }
+
+    /// Most positions that a layer's K and V may have on `device`, which has memory for them, up to `n`.
+    pub fn most_cells(hparams: &Hparams, types: [DType; 2], device: Device, n: u32) -> u32 {
+        let n_head_kv = i64::from(hparams.n_head_kv);
+        let head = [hparams.n_embd_head_k, hparams.n_embd_head_v].map(i64::from);
+        let holds = |n: u32| {
+            (0..2).all(|i| device.can_hold(types[i], &[head[i] * n_head_kv, i64::from(n)]))
+        };
+        if device.is_cpu() || holds(n) {
+            return n;
+        }
+        let (mut low, mut high) = (0, n / VIEW_STEP as u32);
+        while low + 1 < high {
+            let middle = low.midpoint(high);
+            match holds(middle * VIEW_STEP as u32) {
+                true => low = middle,
+                false => high = middle,
+            }
+        }
+        low * VIEW_STEP as u32
     }
 
     /// Positions that fit.

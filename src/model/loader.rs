@@ -86,6 +86,8 @@ pub(super) struct Placed {
     pub(super) n_bytes: Vec<u64>,
     /// Devices and types of matrices that they cannot multiply with.
     pub(super) without_kernel: Vec<(Device, DType)>,
+    /// Devices and tensors that they cannot hold, which stay with the processor.
+    pub(super) too_large: Vec<(Device, String)>,
     /// Bytes of tensors that have a rearranged copy.
     pub(super) n_bytes_repacked: u64,
     /// Bytes that a pass over one token reads.
@@ -109,6 +111,8 @@ pub(super) struct Loader<'a> {
     repack_types: Vec<BufferType>,
     builder: StoreBuilder,
     items: Vec<Item<'a>>,
+    /// Devices and tensors that they cannot hold, which stay with the processor.
+    too_large: Vec<(Device, String)>,
     /// What was asked about kernels, and the answer.
     kernels: Vec<((Device, DType), bool)>,
     n_bytes_repacked: u64,
@@ -127,6 +131,7 @@ impl<'a> Loader<'a> {
             },
             builder: StoreBuilder::new(2 * gguf.tensors().len()), // a copy each at most
             items: Vec::new(),
+            too_large: Vec::new(),
             kernels: Vec::new(),
             n_bytes_repacked: 0,
             n_bytes_read: 0,
@@ -225,8 +230,13 @@ impl<'a> Loader<'a> {
         read_whole: bool,
     ) -> TensorId {
         let id = self.builder.declare(&info.name, dtype(info), ne);
-        let index = self.placement.device_of(&info.name, self.home);
-        let device = self.placement.devices[index];
+        let mut index = self.placement.device_of(&info.name, self.home);
+        let mut device = self.placement.devices[index];
+        if !device.is_cpu() && !device.can_hold(dtype(info), ne) {
+            self.too_large.push((device, info.name.clone()));
+            index = self.placement.cpu();
+            device = self.placement.devices[index];
+        }
         let copy_to = copy_to.or_else(|| {
             // A file may align its data less than vector loads need.
             let bytes = self.gguf.parts()[info.part].bytes();
@@ -271,11 +281,11 @@ impl<'a> Loader<'a> {
             }
             Fill::Pretend => self.pretend(),
         };
-        let Loader { builder, kernels, n_bytes_repacked, n_bytes_read, .. } = self;
+        let Loader { builder, too_large, kernels, n_bytes_repacked, n_bytes_read, .. } = self;
         let missing = kernels.into_iter().filter(|(_, supported)| !supported);
         let without_kernel = missing.map(|(key, _)| key).collect();
         let store = builder.finish();
-        Ok(Placed { store, n_bytes, without_kernel, n_bytes_repacked, n_bytes_read })
+        Ok(Placed { store, n_bytes, without_kernel, too_large, n_bytes_repacked, n_bytes_read })
     }
 
     /// Maps or allocates memory for every tensor.

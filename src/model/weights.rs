@@ -49,6 +49,8 @@ pub struct Weights {
     pub n_bytes: Vec<u64>,
     /// Devices and types of their weights that they have no kernel for: the processor multiplies instead.
     pub without_kernel: Vec<(Device, DType)>,
+    /// Devices and tensors that they cannot hold, which stay with the processor.
+    pub too_large: Vec<(Device, String)>,
     /// Bytes of tensors that have a rearranged copy.
     pub n_bytes_repacked: u64,
     /// Bytes that one decode step reads: all matrices, and one row of the embedding.
@@ -93,7 +95,7 @@ impl Weights {
         let layers = layers.collect();
         let embedding = placement.device_of("token_embd.weight", placement.cpu());
         let embedding_device = placement.devices[embedding];
-        let Placed { store, n_bytes, without_kernel, n_bytes_repacked, n_bytes_read } =
+        let Placed { store, n_bytes, without_kernel, too_large, n_bytes_repacked, n_bytes_read } =
             loader.place(fill)?;
         Ok(Weights {
             store,
@@ -105,6 +107,7 @@ impl Weights {
             layers,
             n_bytes,
             without_kernel,
+            too_large,
             n_bytes_repacked,
             n_bytes_per_token: n_bytes_read,
         })
