@@ -87,3 +87,17 @@ fn what_a_module_lacks_to_be_built_is_told() {
     check_refusal("cuda", ("GGML_SOURCE_DIR", "/nowhere"), "GGML_SOURCE_DIR=/nowhere has no src");
     check_refusal("rocm", ("CUDA_PATH", ""), "module cuda|vulkan [OUT_DIR]");
 }
+
+/// The script reads the list of files from the build that it must agree with.
+#[test]
+fn a_module_has_all_of_ggml_s_core() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/vendor/ggml-sys/build/gpu");
+    let print = "import source; print(*source.base_files(), sep='\\n')";
+    let done = Command::new("python3").args(["-B", "-c", print]).current_dir(folder).output();
+    let done = done.unwrap();
+    let files = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.success() && files.contains("ggml-backend.cpp\n"), "{files}");
+    for file in files.lines() {
+        assert!(ggml_src().join(file).is_file(), "{file}");
+    }
+}

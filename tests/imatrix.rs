@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use gust::engine::{BatchRow, Engine, EngineOptions, Session};
+use gust::engine::{BatchRow, Engine, EngineOptions, N_BATCH, Session};
 use gust::export::{ExportError, InputFile};
 use gust::ggml::{DType, dequantize_rows};
 use gust::gguf::Gguf;
@@ -115,7 +115,7 @@ fn origin(engine: &Engine, settings: &str) -> Origin {
 
 /// Runs to the end, breaking off and going on from the file after every `n_groups`.
 fn run_in_stages(path: &Path, n_ctx: usize, n_groups: usize) -> Vec<u8> {
-    let engine = tiny((n_ctx * Windows::n_parallel(n_ctx)) as u32);
+    let engine = tiny((n_ctx * Windows::n_parallel(n_ctx, N_BATCH)) as u32);
     let windows = Windows::new(&engine, &text(), n_ctx, Some(2000 / n_ctx)).unwrap();
     loop {
         let origin = origin(&engine, "any");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 
-use super::{open, recipe};
+use super::{devices, open, recipe};
 use crate::bench::{Bench, Format, Plan, Projection, ReadBuffer, Report, Row, Setup, Shape, Synth};
 use crate::cli::{CacheType, DeviceArgs, ModelArgs, WorkerArgs};
 use crate::engine::{DeviceOptions, Engine, default_n_threads, memory_available};
@@ -256,6 +256,7 @@ fn open_engine(
     let engine = engine.map_err(|error| open::named(error, subject.name.clone()))?;
     if say_warnings {
         engine.warnings().iter().for_each(|warning| printer.warn(warning.to_string()));
+        devices::say_fit(&engine, printer);
     }
     Ok(engine)
 }

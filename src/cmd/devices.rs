@@ -12,6 +12,9 @@ use crate::ggml::{Device, DeviceKind, ModuleNote, ModuleOutcome, devices, module
 use crate::plan::StepDown;
 use crate::term::Printer;
 
+/// ggml's scheduler takes 16 backends, and the processor is one.
+const MAX_GPUS: usize = 15;
+
 /// The devices that the flags mean, each named in a line with the reason why it is used or not.
 pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptions> {
     for ModuleNote { file, outcome } in modules() {
@@ -38,15 +41,23 @@ pub(super) fn choose_of(
     if args.require_gpu && used.is_empty() {
         return Err(usage("--require-gpu: there is no GPU that can be used".to_owned()));
     }
+    if used.len() > MAX_GPUS {
+        let n = used.len();
+        return Err(usage(format!(
+            "{n} GPUs: at most {MAX_GPUS} can be used at once; see --device"
+        )));
+    }
     check_split(args, &used)?;
     let named = |name: &str| {
-        let known = all.iter().copied().find(|device| device.name().eq_ignore_ascii_case(name));
-        known.ok_or_else(|| unknown("--override-tensor", name, all))
+        let there: Vec<Device> =
+            all.iter().copied().filter(|d| d.is_cpu() || used.contains(d)).collect();
+        let known = there.iter().copied().find(|device| device.name().eq_ignore_ascii_case(name));
+        known.ok_or_else(|| unknown("--override-tensor", name, &there))
     };
     let overrides = args.override_tensor.iter();
     let overrides = overrides.map(|over| Ok((over.pattern.clone(), named(&over.device)?)));
     Ok(DeviceOptions {
-        gpus: used,
+        gpus: used.clone(),
         gpu_layers: match args.gpu_layers {
             Some(GpuLayers::Count(n)) => Some(n),
             Some(GpuLayers::Auto) | None => None,
@@ -171,7 +182,7 @@ fn line(args: &DeviceArgs, device: Device, used: &[Device]) -> Option<String> {
 
 /// Refuses ways to share that the backends do not have.
 fn check_split(args: &DeviceArgs, used: &[Device]) -> Result<()> {
-    let shares = args.tensor_split.len();
+    let (shares, sum) = (args.tensor_split.len(), args.tensor_split.iter().sum::<f32>());
     match args.split_mode {
         SplitMode::Row => Err(usage(
             "--split-mode row: no backend of ggml 0.28 splits rows; use layer".to_owned(),
@@ -182,9 +193,9 @@ fn check_split(args: &DeviceArgs, used: &[Device]) -> Result<()> {
         SplitMode::Layer if shares > used.len() => {
             Err(usage(format!("--tensor-split has {shares} shares for {} GPUs in use", used.len())))
         }
-        SplitMode::Layer if shares > 0 && args.tensor_split.iter().sum::<f32>() == 0.0 => {
-            Err(usage("--tensor-split: one share at least must be above 0".to_owned()))
-        }
+        SplitMode::Layer if shares > 0 && !(sum > 0.0 && sum.is_finite()) => Err(usage(
+            "--tensor-split: one share at least must be above 0, and none huge".to_owned(),
+        )),
         SplitMode::Layer => Ok(()),
     }
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use super::open;
 use crate::cli::ModelArgs;
 use crate::engine::Engine;
+use crate::engine::N_BATCH;
 use crate::export::InputFile;
 use crate::imatrix::{CollectError, Origin, Replace, Run, collect};
 use crate::perplexity::Windows;
@@ -65,7 +66,8 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
         bail!("--ctx {n_ctx}: a chunk needs at least 4 tokens");
     }
     let n_ctx = n_ctx as usize;
-    args.model.ctx = Some((n_ctx * Windows::n_parallel(n_ctx)) as u32);
+    let n_batch = args.model.devices.batch.map_or(N_BATCH, |n| n as usize);
+    args.model.ctx = Some((n_ctx * Windows::n_parallel(n_ctx, n_batch)) as u32);
     if args.model.mmproj.is_some() {
         printer.note("--mmproj is not used: this command takes text only");
     }

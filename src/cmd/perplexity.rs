@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::open;
 use crate::cli::ModelArgs;
+use crate::engine::N_BATCH;
 use crate::perplexity::{
     BaseReader, BaseWriter, Divergence, Perplexity, Scores, Windows, for_each_prediction,
 };
@@ -44,7 +45,8 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
         bail!("--ctx {n_ctx}: a window needs at least 4 tokens");
     }
     let n_ctx = n_ctx as usize;
-    args.model.ctx = Some((n_ctx * Windows::n_parallel(n_ctx)) as u32);
+    let n_batch = args.model.devices.batch.map_or(N_BATCH, |n| n as usize);
+    args.model.ctx = Some((n_ctx * Windows::n_parallel(n_ctx, n_batch)) as u32);
     let engine = open::text_engine(&args.model, printer)?;
     let windows = Windows::new(&engine, &text, n_ctx, args.chunks.map(|n| n as usize)).map_err(
         |n_tokens| {

@@ -183,10 +183,15 @@ mod with_rpc {
                 .map(str::to_owned)
                 .chain([format!("--device={}", names.join(","))])
                 .chain([format!("--threads={}", self.n_threads())]);
-            Ok(ServerCommand {
-                program: std::env::current_exe()?,
-                args: args.map(Into::into).collect(),
-            })
+            Ok(ServerCommand { program: program()?, args: args.map(Into::into).collect() })
+        }
+    }
+
+    /// This program as it is, also if its file is replaced meanwhile.
+    fn program() -> std::io::Result<std::path::PathBuf> {
+        match cfg!(target_os = "linux") {
+            true => Ok("/proc/self/exe".into()),
+            false => std::env::current_exe(),
         }
     }
 

@@ -79,9 +79,10 @@ pub enum Error {
     /// A device that has no kernel for attention without scores.
     #[error("{device} has no flash attention for this model's heads; use --flash-attn off")]
     NoFlashAttn { device: &'static str },
-    /// Scores are multiplied with V turned around, which blocks cannot be.
+    /// Scores are multiplied with V turned around, which blocks cannot be, and by kernels that few types have.
     #[error(
-        "a V cache of type {dtype} needs flash attention; use --flash-attn on or --cache-type-v f16"
+        "a cache of type {dtype} needs flash attention, which is off or which a device does not have for it; use \
+         --cache-type-k f16 --cache-type-v f16"
     )]
     QuantizedScores { dtype: &'static str },
     /// The model does not fit the devices.

@@ -13,7 +13,9 @@ use super::images::{Tower, Vision};
 use super::measure::Measure;
 use super::needs::{MEMORY_MARGIN, by_index, needs, rooms, widest_ctx};
 use super::shapes::{Bounds, worst};
-use super::{Engine, EngineOptions, Error, N_BATCH, default_n_threads, memory_available};
+use super::{
+    DeviceOptions, Engine, EngineOptions, Error, N_BATCH, default_n_threads, memory_available,
+};
 
 /// Told how many of how many bytes are in place.
 type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -60,12 +62,27 @@ impl Engine {
         let mut measure =
             Measure::new(&gguf, &hparams, &devices, n_threads, slots)?.with(&options.devices);
         let asked = Asked { gguf: &gguf, hparams: &hparams, tower: tower.as_ref(), cache_types };
-        let fit = asked.fit(options, &devices, &mut measure)?;
+        let fit = match asked.fit(options, &devices, &mut measure) {
+            Err(Error::DoesNotFit(why)) if may_leave_gpus(options) => {
+                // Not even working memory has room there.
+                let note = format!("the GPUs are not used: {why}");
+                warnings.push(Warning(note));
+                devices = vec![Device::cpu()?];
+                measure = Measure::new(&gguf, &hparams, &devices, n_threads, slots)?
+                    .with(&options.devices);
+                asked.fit(options, &devices, &mut measure)?
+            }
+            fit => fit?,
+        };
         let layout = &fit.layout;
         let placement = asked.placement(layout, options, &devices, n_threads);
         let cache_types = layout.cache_types.map(dtype);
         check_attention(&hparams, &placement, cache_types)?;
         check_embedding(&gguf, &placement)?;
+        if options.devices.mlock && layout.layers.iter().any(|&index| index != placement.cpu()) {
+            let what = "--mlock keeps the whole file in memory, also what lies on GPUs";
+            warnings.push(Warning(what.to_owned()));
+        }
         if options.devices.mlock {
             lock(&gguf, tower.as_ref(), &mut warnings);
         }
@@ -114,6 +131,13 @@ impl Engine {
             uses,
         }))
     }
+}
+
+/// Whether the GPUs may be left out if nothing fits there.
+fn may_leave_gpus(options: &EngineOptions) -> bool {
+    let DeviceOptions { gpus, gpu_layers, step_down, .. } = &options.devices;
+    let by_choice = step_down.map_or(gpu_layers.is_none(), |step_down| step_down.layers);
+    !gpus.is_empty() && (by_choice || *gpu_layers == Some(0))
 }
 
 /// The model that is to be opened.
@@ -255,6 +279,14 @@ fn check_attention(
         return Err(Error::CacheOnDevice { device: device.name(), dtype: dtype.name() });
     }
     let unable = placement.without_flash_attn(hparams, types);
+    let by_scores =
+        placement.flash_attn == Some(false) || (placement.flash_attn.is_none() && unable.is_some());
+    // Kernels that multiply with a cache's heads as they lie there: everybody has those of f16 and f32.
+    let is_common = |dtype: &DType| [DType::F16, DType::F32].contains(dtype);
+    let on_gpu = placement.kv().iter().any(|&index| !placement.devices[index].is_cpu());
+    if let Some(dtype) = types.iter().find(|dtype| by_scores && on_gpu && !is_common(dtype)) {
+        return Err(Error::QuantizedScores { dtype: dtype.name() });
+    }
     match (placement.flash_attn, unable) {
         (Some(true), Some(device)) => Err(Error::NoFlashAttn { device: device.name() }),
         (Some(false), _) | (None, Some(_)) if types[1].is_quantized() => {

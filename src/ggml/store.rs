@@ -135,12 +135,20 @@ impl StoreBuilder {
         tensors: &[(TensorId, usize)],
     ) -> Result<(), GgmlError> {
         let bytes = (**memory).as_ref();
+        // A device is only shown what is its own: it may want to keep all of that near.
+        let starts = tensors.iter().map(|&(_, offset)| offset);
+        let first = if device.is_cpu() { 0 } else { starts.min().unwrap_or(0) };
+        let ends = tensors.iter().map(|&(id, offset)| offset.saturating_add(self.n_bytes(id)));
+        let last = if device.is_cpu() { bytes.len() } else { ends.max().unwrap_or(0) };
+        assert!(first <= last && last <= bytes.len(), "tensors end at {last} of {}", bytes.len());
         let n_bytes_max = tensors.iter().map(|&(id, _)| self.n_bytes(id)).max().unwrap_or(0);
-        let buffer = device.wrap_host(bytes, n_bytes_max).map(Buffer).ok_or(GgmlError::Alloc {
-            what: "mapped weights",
-            n_bytes: bytes.len(),
-            device: device.name().to_owned(),
-        })?;
+        let buffer = device.wrap_host(&bytes[first..last], n_bytes_max).map(Buffer).ok_or(
+            GgmlError::Alloc {
+                what: "mapped weights",
+                n_bytes: bytes.len(),
+                device: device.name().to_owned(),
+            },
+        )?;
         for &(id, offset) in tensors {
             let end = offset.checked_add(self.n_bytes(id)).expect("extents were validated");
             assert!(end <= bytes.len(), "tensor ends at {end}, its memory at {}", bytes.len());

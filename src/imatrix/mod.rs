@@ -62,7 +62,7 @@ pub fn collect(
     mut added: impl FnMut(&Statistics) -> Result<ControlFlow<()>, CollectError>,
 ) -> Result<(), CollectError> {
     let n_ctx = windows.n_ctx();
-    let n_parallel = Windows::n_parallel(n_ctx);
+    let n_parallel = Windows::n_parallel(n_ctx, engine.n_batch());
     let all: Vec<&[TokenId]> = windows.tokens().chunks(n_ctx).collect();
     while let Some(rest) = all.get(statistics.n_chunks as usize..).filter(|rest| !rest.is_empty()) {
         // Groups begin where those of an uninterrupted run do.

@@ -174,6 +174,9 @@ impl<'a> Loader<'a> {
     pub(super) fn tied_output(&mut self, token_embd: TensorId) -> Linear {
         let info = self.info("token_embd.weight");
         let tied = Linear { weight: token_embd, packed: None, scale: None, bias: None };
+        if self.placement.overrides.iter().any(|over| over.pattern.is_match(&info.name)) {
+            return tied;
+        }
         if self.home != self.placement.cpu() {
             return Linear { weight: self.add(info, None, true), ..tied };
         }

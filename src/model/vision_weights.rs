@@ -81,7 +81,7 @@ impl VisionWeights {
         let kv = kv_type(gguf);
         let n_embd_head_padded = padded_head(projector, placement, kv);
         // Pictures come in batches of hundreds of patches, which gain nothing from copies.
-        let placement = &Placement { repack_budget: 0, ..placement.clone() };
+        let placement = &Placement { repack_budget: 0, overrides: Vec::new(), ..placement.clone() };
         let mut loader = Loader::new(gguf, placement);
         loader.at(placement.vision);
         let patch = [projector.n_patch().into(), projector.n_embd.into()];
@@ -145,5 +145,10 @@ fn padded_head(projector: &Projector, placement: &Placement, kv: DType) -> i64 {
     let larger = SIZES.into_iter().filter(|&size| size > n);
     let mut sizes = std::iter::once(n).chain(larger);
     let device = placement.devices[placement.vision];
-    sizes.find(|&size| device.supports_flash_attn([size; 2], [kv; 2])).unwrap_or(n)
+    // What is on the other side of a network does not say; these are everybody's.
+    let is_common = |size| [64, 80, 96, 112, 128, 256].contains(&size);
+    let is_remote = device.backend_name() == "RPC";
+    let fits =
+        |size| device.supports_flash_attn([size; 2], [kv; 2]) && (!is_remote || is_common(size));
+    sizes.find(|&size| fits(size)).unwrap_or(n)
 }

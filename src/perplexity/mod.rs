@@ -13,7 +13,7 @@ pub use score::{Divergence, Perplexity, Scores};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::{BatchRow, Engine, Error, N_BATCH, Session};
+use crate::engine::{BatchRow, Engine, Error, Session};
 use crate::tokenizer::TokenId;
 
 /// Windows of one text, of `n_ctx` tokens each.
@@ -71,9 +71,10 @@ impl Windows {
         self.n_ctx - 1 - self.n_ctx / 2
     }
 
-    /// Windows that [`for_each_prediction`] runs side by side; the engine needs room for them.
-    pub fn n_parallel(n_ctx: usize) -> usize {
-        (N_BATCH / n_ctx).max(1)
+    /// Windows that [`for_each_prediction`] runs side by side on an engine of so many tokens in a pass; it needs
+    /// room for them.
+    pub fn n_parallel(n_ctx: usize, n_batch: usize) -> usize {
+        (n_batch / n_ctx).max(1)
     }
 }
 
@@ -117,7 +118,7 @@ pub fn for_each_prediction<E: From<Error>>(
     let first = n_ctx / 2;
     let mut logits = Vec::new();
     let mut n_done = 0;
-    for group in windows.tokens.chunks(n_ctx * Windows::n_parallel(n_ctx)) {
+    for group in windows.tokens.chunks(n_ctx * Windows::n_parallel(n_ctx, engine.n_batch())) {
         let group: Vec<&[TokenId]> = group.chunks(n_ctx).collect();
         for_each_pass(engine, &group, |rows, Range { start, end }| -> Result<(), E> {
             let n_logits = end.saturating_sub(first.max(start));

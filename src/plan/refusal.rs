@@ -4,6 +4,7 @@
 //! what is named would work as it stands.
 
 use super::compute::Known;
+use super::compute::Roles;
 use super::fit::{RoomUse, Search, floor};
 use super::place::Setting;
 use super::{N_BATCH_FLOOR, Room};
@@ -107,12 +108,26 @@ impl Shortage {
         let setting = lowest(search);
         let rooms = match search.places.overfull(&setting) {
             Some(uses) => listed(search.places.rooms, &uses, search.places.mapped(&setting)),
-            None => Vec::new(),
+            None => full(search, &setting),
         };
         let hints = hints(search, &setting);
         let Setting { n_ctx, cache_types, .. } = setting;
         Shortage { rooms, n_ctx, cache_types, hints }
     }
+}
+
+/// Rooms in which not even working memory has a place: no plan could be made to tell of.
+fn full(search: &mut Search<'_>, setting: &Setting) -> Vec<RoomShortage> {
+    let places = &mut search.places;
+    let roles = Roles::all(places.n_gpu(), setting.gpu_layers);
+    let compute = places.compute.of(setting, &roles, Known::Measured);
+    let short = |(room, needed): (&Room, u64)| RoomShortage {
+        name: room.name.clone(),
+        needed,
+        free: room.free,
+    };
+    let over = places.rooms.iter().zip(compute).filter(|(room, needed)| *needed > room.free);
+    over.map(short).collect()
 }
 
 /// The lowest setting that is allowed, all layers in their wished places.

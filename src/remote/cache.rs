@@ -5,9 +5,9 @@
 //! written beside their place and renamed. What was not used longest goes first when there is no room.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -39,6 +39,8 @@ pub struct Cache {
     n_bytes: u64,
     /// Counts uses; the higher, the later.
     clock: u64,
+    /// The clock when the present client came.
+    came: u64,
     pieces: HashMap<Hash, Piece>,
     by_use: BTreeMap<u64, Hash>,
 }
@@ -59,6 +61,7 @@ impl Cache {
             limit,
             n_bytes: 0,
             clock: 0,
+            came: 0,
             pieces: HashMap::new(),
             by_use: BTreeMap::new(),
         };
@@ -73,7 +76,14 @@ impl Cache {
         for (_, hash, n_bytes) in found {
             cache.insert(hash, n_bytes);
         }
+        cache.begin();
         Ok(cache)
+    }
+
+    /// A client begins: what it uses stays while it is there. Weights are read in the same order at each start,
+    /// and what was used longest ago would just be what is wanted next.
+    pub(super) fn begin(&mut self) {
+        self.came = self.clock;
     }
 
     /// The folder.
@@ -119,10 +129,17 @@ impl Cache {
             Some(limit) => limit,
             None => DEFAULT_LIMIT.min(self.n_bytes + free(&self.folder)?.saturating_sub(MARGIN)),
         };
+        if n > limit {
+            return Ok(());
+        }
         while self.n_bytes + n > limit {
-            let Some((_, oldest)) = self.by_use.pop_first() else { return Ok(()) };
-            let _ = fs::remove_file(self.path(&oldest));
-            self.remove(&oldest);
+            match self.by_use.first_key_value() {
+                Some((&used, &oldest)) if used <= self.came => {
+                    let _ = fs::remove_file(self.path(&oldest));
+                    self.remove(&oldest);
+                }
+                _ => return Ok(()),
+            }
         }
         let path = self.path(&hash);
         let folder = path.parent().unwrap_or(&self.folder);
@@ -132,7 +149,13 @@ impl Cache {
             return Err(error);
         }
         let partial = path.with_extension(format!("part{}", std::process::id()));
-        let written = File::create(&partial)
+        let mut options = OpenOptions::new();
+        let written = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&partial)
             .and_then(|mut file| file.write_all(bytes))
             .and_then(|()| fs::rename(&partial, &path));
         if written.is_err() {
@@ -170,21 +193,39 @@ fn free(folder: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// The pieces in one folder, by their time of use. What an earlier run left unfinished is removed.
+/// The pieces in one folder, by their time of use. What an earlier run left unfinished is removed; what is of
+/// others, or of a worker beside this one, is left alone.
 fn scan(folder: &Path, found: &mut Vec<(SystemTime, Hash, u64)>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let (name, metadata) = (entry.file_name(), entry.metadata()?);
+        let name = entry.file_name();
         let name = name.to_str().unwrap_or_default();
-        match Hash::from_hex(name) {
-            Ok(hash) if metadata.is_file() => {
+        if !folder.file_name().and_then(|own| own.to_str()).is_some_and(|own| name.starts_with(own))
+        {
+            continue;
+        }
+        // Another worker may have removed it meanwhile.
+        let Ok(metadata) = entry.metadata() else { continue };
+        match (Hash::from_hex(name), unfinished(name)) {
+            (Ok(hash), _) if metadata.is_file() => {
                 found.push((metadata.modified()?, hash, metadata.len()));
             }
-            _ if name.contains(".part") => fs::remove_file(entry.path())?,
+            (_, Some(pid)) if !is_running(pid) => drop(fs::remove_file(entry.path())),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// The process that writes, or wrote, a piece under this name.
+fn unfinished(name: &str) -> Option<i32> {
+    let (hash, pid) = name.split_once(".part")?;
+    Hash::from_hex(hash).ok().and_then(|_| pid.parse().ok())
+}
+
+fn is_running(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 #[cfg(test)]
@@ -205,23 +246,31 @@ mod tests {
         assert!(cache.read(&hashes[0], 1000, &mut out));
         assert_eq!(out, bytes(0));
         assert!(!cache.read(&hashes[3], 1000, &mut out));
-        // The second is used longest ago.
+        // The second is used longest ago; but what a client uses stays while it is there.
+        cache.write(hashes[3], &bytes(3)).unwrap();
+        assert_eq!((cache.n_bytes(), cache.has(&hashes[3])), (3000, false));
+        cache.begin();
         cache.write(hashes[3], &bytes(3)).unwrap();
         assert_eq!((cache.n_bytes(), cache.has(&hashes[1])), (3000, false));
         assert!(!cache.path(&hashes[1]).exists());
 
-        // Another start finds them. Altered, cut and grown files do not count.
+        // Another start finds them, and leaves files of others alone.
+        let theirs = cache.path(&hashes[0]).with_file_name("movie.part1.rar");
+        fs::write(&theirs, "a film").unwrap();
+        let left = cache.path(&hashes[0]).with_extension("part999999999");
+        fs::write(&left, "half").unwrap();
+        // Altered, cut and grown files do not count.
         let mut cache = Cache::open(&folder, None).unwrap();
-        assert_eq!(cache.n_bytes(), 3000);
+        assert_eq!((cache.n_bytes(), theirs.exists(), left.exists()), (3000, true, false));
         fs::write(cache.path(&hashes[0]), vec![9; 1000]).unwrap();
         fs::write(cache.path(&hashes[2]), vec![2; 999]).unwrap();
         assert!(cache.has(&hashes[0]) && !cache.read(&hashes[0], 1000, &mut out));
         assert!(!cache.read(&hashes[2], 1000, &mut out) && !cache.has(&hashes[2]));
         assert!(cache.read(&hashes[3], 1000, &mut out));
         assert_eq!(cache.n_bytes(), 1000);
-        // One that is larger than all there may be is not kept, and nothing else either.
+        // One that is larger than all there may be is not kept, and no other goes for it.
         let mut cache = Cache::open(&folder, Some(500)).unwrap();
         cache.write(hashes[0], &bytes(0)).unwrap();
-        assert_eq!(cache.n_bytes(), 0);
+        assert_eq!((cache.n_bytes(), cache.has(&hashes[3])), (1000, true));
     }
 }

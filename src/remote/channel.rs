@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 
 use snow::StatelessTransportState;
 
-use super::handshake::Refusal;
-
 /// Time between signs of life.
 pub(super) const BEAT: Duration = Duration::from_secs(1);
 /// Silence after which the other side counts as lost.
@@ -108,7 +106,10 @@ impl Channel {
             is_deaf: AtomicBool::new(false),
         });
         let reader = Reader {
-            from: BufReader::with_capacity(BATCH, Shared(socket.clone())),
+            from: BufReader::with_capacity(
+                BATCH,
+                Shared { socket: socket.clone(), deadline: None },
+            ),
             noise: noise.clone(),
             nonce: 0,
             cipher: Vec::new(),
@@ -129,23 +130,35 @@ impl Channel {
     }
 
     /// Sets how long either half waits, now that the handshake's deadline is past.
-    pub(super) fn patient(&self) -> io::Result<()> {
+    pub(super) fn patient(&mut self) -> io::Result<()> {
+        self.reader.from.get_mut().deadline = None;
         self.socket.set_read_timeout(Some(SILENCE))?;
         self.socket.set_write_timeout(Some(STALL))
     }
 
-    /// Sets how long the first frame may take.
-    pub(super) fn wait_for_first(&self, patience: Duration) -> Result<(), Refusal> {
-        Ok(self.socket.set_read_timeout(Some(patience))?)
+    /// Sets by when the first frame must have come, whole.
+    pub(super) fn wait_for_first(&mut self, deadline: Instant) {
+        self.reader.from.get_mut().deadline = Some(deadline);
     }
 }
 
 #[derive(Debug)]
-struct Shared(Arc<TcpStream>);
+struct Shared {
+    socket: Arc<TcpStream>,
+    /// By when all that is read must have come; a timeout of the socket's counts anew for each byte.
+    deadline: Option<Instant>,
+}
 
 impl Read for Shared {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.socket.set_read_timeout(Some(left))?;
+        }
+        (&*self.socket).read(buffer)
     }
 }
 

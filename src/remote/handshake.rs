@@ -8,7 +8,7 @@
 //! A worker tells strangers its version at most, and that only after they said the magic word.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use snow::{Builder, HandshakeState, StatelessTransportState};
@@ -225,10 +225,14 @@ pub(super) fn respond(
     Ok(Channel::new(socket, transport(noise)?))
 }
 
-/// Tells a client that there are too many, without hearing it.
+/// Tells a client that there are too many, hardly hearing it.
 pub(super) fn turn_away(mut socket: TcpStream, version: &Version) {
     let _ = socket.set_write_timeout(Some(Duration::from_millis(100)));
     let _ = socket.write_all(&[&version.to_bytes()[..], &[REFUSED, 0, 1, TOO_MANY]].concat());
+    // Bytes that nobody has read when a socket is closed make the other side forget the answer.
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = socket.set_read_timeout(Some(Duration::from_millis(20)));
+    let _ = socket.read(&mut [0; 1024]);
 }
 
 fn builder<'a>(key: &'a Key, prologue: &'a [u8]) -> Result<Builder<'a>, Refusal> {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use super::channel::{BEAT, CLOSED, Channel, Kind, Reader, Writer};
 use super::handshake::Refusal;
@@ -75,7 +76,7 @@ impl Link {
         mut channel: Channel,
     ) -> Result<(Self, Vec<String>), Refusal> {
         // Longer than a handshake: the worker may still be ending with another client.
-        channel.wait_for_first(FIRST)?;
+        channel.wait_for_first(Instant::now() + FIRST);
         channel.writer.send(Kind::Welcome, &[], &[])?;
         channel.writer.flush()?;
         let names = loop {

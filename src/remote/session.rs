@@ -89,6 +89,9 @@ pub(super) fn run(
     log: &dyn Fn(&str),
 ) {
     let start = Instant::now();
+    if let Some(cache) = cache {
+        cache.lock().unwrap_or_else(PoisonError::into_inner).begin();
+    }
     let Channel { reader, writer, .. } = channel;
     let writer = Mutex::new(writer);
     let is_served = AtomicBool::new(true);

@@ -175,8 +175,7 @@ impl Worker {
 
 /// The client's first frame, which nobody can send who only repeats what was recorded.
 fn asked(mut channel: Channel, deadline: Instant) -> Result<Channel, Refusal> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    channel.wait_for_first(left.max(Duration::from_millis(1)))?;
+    channel.wait_for_first(deadline);
     match channel.reader.next() {
         Ok(Some((Kind::Welcome, _))) => {}
         Ok(Some(_)) => return Err(Refusal::Protocol("an unexpected first frame")),

@@ -15,7 +15,7 @@ const BASE_FILES: &[&str] = &[
     "ggml-quants.c",
     "ggml.c",
     "ggml-opt.cpp",
-    BACKEND_FILE,
+    "ggml-backend.cpp",
     "ggml-alloc.c",
     "ggml.cpp",
     "ggml-threading.cpp",
@@ -26,7 +26,7 @@ const BASE_FILES: &[&str] = &[
 /// Devices of our own, for plans.
 const PRETEND_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pretend.cpp");
 
-/// ggml's file of this name, and what we add to it.
+/// ggml's ggml-backend.cpp, and what we add to it.
 const BACKEND_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend.cpp");
 
 /// The one unit that knows which backends are linked in.
@@ -113,7 +113,10 @@ pub fn write_version_header(target: &Target) {
 /// Objects of everything that is not a backend.
 pub fn base(target: &Target) -> Vec<PathBuf> {
     println!("cargo::rerun-if-changed={PRETEND_FILE}");
-    let mut objects = target.objects(BASE_FILES, |_| {});
+    println!("cargo::rerun-if-changed={BACKEND_FILE}");
+    let ours = |file| if file == "ggml-backend.cpp" { BACKEND_FILE } else { file };
+    let files: Vec<&str> = BASE_FILES.iter().map(|&file| ours(file)).collect();
+    let mut objects = target.objects(&files, |_| {});
     objects.extend(target.objects(&[PRETEND_FILE], |_| {}));
     objects.extend(target.objects(&[REGISTRY_FILE], |build| {
         if !cfg!(feature = "cpu-variants") {
