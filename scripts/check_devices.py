@@ -8,9 +8,10 @@ and off them, and spread over two.
     scripts/check_devices.py --device RPC0 -- --worker host:50052 --worker-key key
 
 The greedy text of a few prompts and of a picture must equal that of the processor alone, and the mean negative
-log-likelihood of what the model said, repeated, may differ by at most 1e-3 with the cache in the same type. What follows -- goes to every run,
-also to the one on the processor, which has --device none. Without -m, the built-in model. Needs python3 only. Exit
-code 0: all agree.
+log-likelihood of what the model said, repeated, may differ by at most 1e-3 (5e-3 with a quantized cache, which both
+have then). Weights in F32 compare best: with quantized ones the processor rounds activations too, and differs by a few
+1e-3 from itself at another --batch. What follows -- goes to every run, also to the one on the processor, which has
+--device none. Without -m, the built-in model. Needs python3 only. Exit code 0: all agree.
 """
 
 import argparse
@@ -24,6 +25,8 @@ REPO = Path(__file__).resolve().parents[1]
 PROMPTS = ["What is the capital of Germany?", "Tell me a story about Tom.", "Who are you?"]
 PICTURE = REPO / "models/tiny/examples/star.png"
 MAX_NLL = 1e-3
+# The processor quantizes queries as well where the cache is quantized, and others do not.
+MAX_NLL_QUANTIZED = 5e-3
 N_TRIES = 3
 
 
@@ -111,7 +114,7 @@ def main():
         texts, nll = gust.texts(flags), gust.nll(flags)
         apart = abs(nll - nlls[types])
         same = sum(a == b for a, b in zip(texts, expected[types]))
-        is_good = same == len(texts) and apart <= MAX_NLL
+        is_good = same == len(texts) and apart <= (MAX_NLL_QUANTIZED if types else MAX_NLL)
         n_bad += not is_good
         seconds = time.monotonic() - start
         print(f"{'ok ' if is_good else 'BAD'} {same}/{len(texts)} texts, NLL {apart:.1e} apart, {seconds:.0f} s: {' '.join(flags)}", flush=True)
