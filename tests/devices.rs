@@ -28,17 +28,27 @@ struct Spread {
     n_gpu: usize,
     gpu_layers: u32,
     kv_offload: bool,
+    join: bool,
 }
 
-fn every_spread(n_layer: u32) -> impl Iterator<Item = Spread> {
+impl Spread {
+    fn over(n_gpu: usize, gpu_layers: u32) -> Self {
+        Spread { n_gpu, gpu_layers, kv_offload: true, join: false }
+    }
+
+    fn joined(n_gpu: usize, gpu_layers: u32) -> Self {
+        Spread { join: true, ..Spread::over(n_gpu, gpu_layers) }
+    }
+}
+
+fn every_spread(n_layer: u32, n_head_kv: u32) -> Vec<Spread> {
     let layers = [0, 1, n_layer.div_ceil(2), n_layer, n_layer + 1];
-    let spreads = layers.into_iter().flat_map(|gpu_layers| {
-        [true, false].map(|kv_offload| Spread { n_gpu: 1, gpu_layers, kv_offload })
-    });
-    let over_two = [n_layer.div_ceil(2), n_layer + 1].into_iter().flat_map(|gpu_layers| {
-        [true, false].map(|kv_offload| Spread { n_gpu: 2, gpu_layers, kv_offload })
-    });
-    spreads.chain(over_two)
+    let one = layers.map(|n| Spread::over(1, n));
+    let two = [n_layer.div_ceil(2), n_layer + 1].map(|n| Spread::over(2, n));
+    let apart = one.into_iter().chain(two);
+    let both = apart.flat_map(|spread| [spread, Spread { kv_offload: false, ..spread }]);
+    let joined = layers.map(|n| Spread::joined(2, n));
+    both.chain(joined.into_iter().filter(|_| n_head_kv > 1)).collect()
 }
 
 /// Held by each test: two engines on one server, at the same time in one process, is more than ggml's client
@@ -59,7 +69,8 @@ fn options(spread: Spread) -> EngineOptions {
         devices: DeviceOptions {
             gpus: gpus(spread.n_gpu),
             gpu_layers: Some(spread.gpu_layers),
-            tensor_split: (spread.n_gpu > 1).then(|| vec![2.0, 1.0]),
+            join: spread.join,
+            tensor_split: (spread.n_gpu > 1 && !spread.join).then(|| vec![2.0, 1.0]),
             kv_offload: spread.kv_offload,
             ..DeviceOptions::on_cpu()
         },
@@ -132,11 +143,11 @@ fn check_plan(engine: &Engine, what: &str) {
 
 fn check_text(make: impl Fn() -> Gguf, name: &str) {
     let engine = open(make(), None, &on_cpu());
-    let n_layer = engine.hparams().n_layer;
+    let (n_layer, n_head_kv) = (engine.hparams().n_layer, engine.hparams().n_head_kv);
     let tokens: Vec<u32> = tokens(&engine);
     let (expected, expected_reply) = logits_and_reply(&engine, &tokens);
     check_plan(&engine, name);
-    for spread in every_spread(n_layer) {
+    for spread in every_spread(n_layer, n_head_kv) {
         let what = format!("{name}: {spread:?}");
         let engine = open(make(), None, &options(spread));
         let on_gpus: usize = engine
@@ -189,8 +200,9 @@ fn pictures_are_seen_the_same_wherever_the_tower_lies() {
     };
     let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
     let (expected, _) = see(&EngineOptions { n_ctx: Some(2048), ..on_cpu() });
-    for (n_gpu, gpu_layers) in [(1, 0), (1, n_layer / 2), (1, n_layer + 1), (2, n_layer + 1)] {
-        let spread = Spread { n_gpu, gpu_layers, kv_offload: true };
+    let apart = [(1, 0), (1, n_layer / 2), (1, n_layer + 1), (2, n_layer + 1)];
+    let joined = [n_layer / 2, n_layer + 1].map(|n| Spread::joined(2, n));
+    for spread in apart.map(|(n_gpu, n)| Spread::over(n_gpu, n)).into_iter().chain(joined) {
         let (logits, on_gpu) = see(&EngineOptions { n_ctx: Some(2048), ..options(spread) });
         assert!(on_gpu > 0, "{spread:?}");
         let apart = difference(&logits, &expected);
@@ -206,7 +218,7 @@ fn attention_by_scores_says_the_same() {
     let tokens = tokens(&engine);
     let (expected, expected_reply) = logits_and_reply(&engine, &tokens);
     for gpu_layers in [0, 3] {
-        let spread = Spread { n_gpu: 1, gpu_layers, kv_offload: true };
+        let spread = Spread::over(1, gpu_layers);
         let mut options = options(spread);
         options.devices.flash_attn = Some(false);
         let engine = open(model::builtin(), None, &options);
@@ -238,7 +250,7 @@ fn tensors_go_where_the_user_says() {
         (n_layer + 1, over("", cpu)),
     ];
     for (gpu_layers, over) in cases {
-        let mut options = options(Spread { n_gpu: 1, gpu_layers, kv_offload: true });
+        let mut options = options(Spread::over(1, gpu_layers));
         options.devices.overrides = vec![over];
         let engine = open(model::builtin(), None, &options);
         check_plan(&engine, "overrides");
@@ -258,9 +270,13 @@ fn tensors_go_where_the_user_says() {
 fn sessions_side_by_side_stay_apart_on_gpus() {
     let _alone = alone();
     let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
-    let mut options = options(Spread { n_gpu: 2, gpu_layers: n_layer + 1, kv_offload: true });
-    options.n_slots = 4;
-    let engine = open(model::builtin(), None, &options);
+    for spread in [Spread::over(2, n_layer + 1), Spread::joined(2, n_layer + 1)] {
+        check_side_by_side(&EngineOptions { n_slots: 4, ..options(spread) });
+    }
+}
+
+fn check_side_by_side(options: &EngineOptions) {
+    let engine = open(model::builtin(), None, options);
     let tokens = tokens(&engine);
     let alone = logits_and_reply(&engine, &tokens).1;
     let mut sessions: Vec<Session> = (0..4).map(|_| Session::new(&engine)).collect();
@@ -307,6 +323,8 @@ fn a_reply_goes_on_after_another_picture() {
         }
         reply
     };
-    let spread = Spread { n_gpu: 1, gpu_layers: n_layer + 1, kv_offload: true };
-    assert_eq!(say(&options(spread)), say(&on_cpu()));
+    let expected = say(&on_cpu());
+    for spread in [Spread::over(1, n_layer + 1), Spread::joined(2, n_layer + 1)] {
+        assert_eq!(say(&options(spread)), expected, "{spread:?}");
+    }
 }

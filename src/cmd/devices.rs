@@ -62,6 +62,7 @@ pub(super) fn choose_of(
             Some(GpuLayers::Count(n)) => Some(n),
             Some(GpuLayers::Auto) | None => None,
         },
+        join: args.split_mode == SplitMode::Tensor && used.len() > 1,
         tensor_split: (!args.tensor_split.is_empty()).then(|| args.tensor_split.clone()),
         overrides: overrides.collect::<Result<_>>()?,
         kv_offload: !args.no_kv_offload,
@@ -187,16 +188,21 @@ fn check_split(args: &DeviceArgs, used: &[Device]) -> Result<()> {
         SplitMode::Row => Err(usage(
             "--split-mode row: no backend of ggml 0.28 splits rows; use layer".to_owned(),
         )),
-        SplitMode::Tensor => {
-            Err(usage("--split-mode tensor: not supported by this version; use layer".to_owned()))
-        }
-        SplitMode::Layer if shares > used.len() => {
+        // Each device needs what it computes with, and its own results: nothing of a layer can be elsewhere.
+        SplitMode::Tensor if args.no_kv_offload => Err(usage(
+            "--split-mode tensor keeps K and V with their heads; leave out --no-kv-offload"
+                .to_owned(),
+        )),
+        SplitMode::Tensor if !args.override_tensor.is_empty() => Err(usage(
+            "--split-mode tensor cuts tensors itself; leave out --override-tensor".to_owned(),
+        )),
+        _ if shares > used.len() => {
             Err(usage(format!("--tensor-split has {shares} shares for {} GPUs in use", used.len())))
         }
-        SplitMode::Layer if shares > 0 && !(sum > 0.0 && sum.is_finite()) => Err(usage(
+        _ if shares > 0 && !(sum > 0.0 && sum.is_finite()) => Err(usage(
             "--tensor-split: one share at least must be above 0, and none huge".to_owned(),
         )),
-        SplitMode::Layer => Ok(()),
+        SplitMode::Tensor | SplitMode::Layer => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::model::{Hparams, KvCache, Placement, TextGraph, Weights};
 use crate::plan::Layout;
 
 use super::DeviceOptions;
+use super::join;
 use super::open::dtype;
 use super::shapes::{Bounds, worst};
 
@@ -84,12 +85,19 @@ impl Measure {
                 *most = n_bytes.max(*most as usize) as u64;
             }
         }
+        for (n_bytes, device) in compute.iter_mut().zip(&self.devices) {
+            *n_bytes += join::sum_bytes(*device, &self.hparams, bounds.n_batch);
+        }
         Measured { weights: weights.n_bytes, kv: kv.n_bytes().to_vec(), compute }
     }
 
     /// Bytes of working memory on each device, for the planner.
     pub fn compute(&mut self, layout: &Layout) -> Vec<u64> {
-        self.all(layout).compute
+        let weighed = |(n_bytes, device): (u64, &Device)| match device.members().len() as u64 {
+            0 => n_bytes,
+            n => join::weighed(*device, n_bytes / n),
+        };
+        self.all(layout).compute.into_iter().zip(&self.devices).map(weighed).collect()
     }
 
     /// The devices of a layout, without copies for speed.

@@ -11,6 +11,7 @@ mod forward;
 mod generate;
 mod images;
 mod inputs;
+mod join;
 mod machine;
 mod measure;
 mod needs;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use forward::{BatchRow, ColumnSums};
 pub use generate::{End, Generation};
 pub use images::Embedding;
+pub use join::devices_for;
 pub use machine::{default_n_threads, memory_available};
 pub use measure::{Measure, Measured};
 pub use needs::{GPU_MARGIN, MEMORY_MARGIN, by_index, needs, widest_ctx};
@@ -85,6 +87,26 @@ pub enum Error {
          --cache-type-k f16 --cache-type-v f16"
     )]
     QuantizedScores { dtype: &'static str },
+    /// GPUs that cannot all have a part of every matrix.
+    #[error(
+        "--split-mode tensor: {n} GPUs, and some would get nothing: the heads of this model come in {most} groups; \
+         name fewer GPUs with --device, or give each a larger share with --tensor-split"
+    )]
+    TooManyJoined { n: usize, most: i64 },
+    /// Shares that are not one for each joined GPU.
+    #[error(
+        "--tensor-split has {n} shares for {n_gpu} GPUs; --split-mode tensor wants one for each"
+    )]
+    Shares { n: usize, n_gpu: usize },
+    /// Joined GPUs know no matrix of scores.
+    #[error(
+        "--split-mode tensor needs flash attention, which is off or which a GPU does not have for this model's \
+         heads; use --split-mode layer"
+    )]
+    JoinedScores,
+    /// A tensor that stays with the processor cannot be cut.
+    #[error("{tensor} is too large for {device}; use --split-mode layer")]
+    TooLargeToJoin { tensor: String, device: &'static str },
     /// The model does not fit the devices.
     #[error(transparent)]
     DoesNotFit(#[from] Refusal),

@@ -7,6 +7,7 @@ use crate::gguf::{Gguf, TensorType};
 use crate::model::{Hparams, KvCache, Override};
 use crate::plan::{Needs, Room, RoomKind};
 
+use super::join;
 use super::machine::memory_available;
 use super::open::dtype;
 
@@ -23,6 +24,11 @@ pub(super) fn rooms(devices: &[Device]) -> Vec<Room> {
             name: device.name().to_owned(),
             kind: RoomKind::Cpu,
             free: memory_available().saturating_sub(MEMORY_MARGIN),
+        },
+        _ if device.is_joint() => Room {
+            name: device.name().to_owned(),
+            kind: RoomKind::Gpu,
+            free: join::room(*device, GPU_MARGIN),
         },
         _ => Room {
             name: device.name().to_owned(),

@@ -10,6 +10,7 @@ use crate::tokenizer::Tokenizer;
 
 use super::forward::Runtime;
 use super::images::{Tower, Vision};
+use super::join::{self, devices_for};
 use super::measure::Measure;
 use super::needs::{MEMORY_MARGIN, by_index, needs, rooms, widest_ctx};
 use super::shapes::{Bounds, worst};
@@ -55,8 +56,7 @@ impl Engine {
         let tower = Tower::of(&gguf, mmproj, &hparams, &mut warnings)?;
         let cache_types = cache_types(&gguf, &hparams, options)?;
         let n_threads = options.n_threads.unwrap_or_else(default_n_threads);
-        let mut devices = options.devices.gpus.clone();
-        devices.push(Device::cpu()?);
+        let mut devices = devices_for(&options.devices, &gguf, &hparams, Device::cpu()?)?;
 
         let slots = (options.n_slots as usize, tower.is_some());
         let mut measure =
@@ -79,6 +79,7 @@ impl Engine {
         let cache_types = layout.cache_types.map(dtype);
         check_attention(&hparams, &placement, cache_types)?;
         check_embedding(&gguf, &placement)?;
+        join::check(&gguf, &hparams, &placement, cache_types)?;
         if options.devices.mlock && layout.layers.iter().any(|&index| index != placement.cpu()) {
             let what = "--mlock keeps the whole file in memory, also what lies on GPUs";
             warnings.push(Warning(what.to_owned()));
@@ -112,7 +113,7 @@ impl Engine {
             ))
         });
         warnings.extend(kept);
-        let uses = uses(&placement, &weights, &kv, &sched, vision.as_ref());
+        let uses = uses((&hparams, n_batch), &placement, &weights, &kv, &sched, vision.as_ref());
         Ok(Arc::new(Engine {
             cancel,
             cells: Mutex::new(CellPool::new(kv.n_cells())),
@@ -176,7 +177,7 @@ impl Asked<'_> {
             cache_types: self.cache_types.map(tensor_type),
             n_batch: options.n_batch.unwrap_or(N_BATCH as u32),
             gpu_layers: options.devices.gpu_layers,
-            tensor_split: options.devices.tensor_split.clone(),
+            tensor_split: options.devices.tensor_split.clone().filter(|_| !options.devices.join),
             kv_offload: options.devices.kv_offload,
             vision_offload: options.devices.vision_offload,
             step_down,
@@ -240,6 +241,7 @@ fn load(
 }
 
 fn uses(
+    (hparams, n_batch): (&Hparams, usize),
     placement: &Placement,
     weights: &Weights,
     kv: &KvCache,
@@ -253,7 +255,7 @@ fn uses(
         has_output: placement.output == index,
         weights: weights.n_bytes[index],
         kv: kv.n_bytes()[index],
-        compute: compute[index] as u64,
+        compute: compute[index] as u64 + join::sum_bytes(device, hparams, n_batch),
         vision: vision.map_or(0, |vision| vision.n_bytes()[index]),
     };
     placement.devices.iter().enumerate().map(of).collect()

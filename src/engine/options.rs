@@ -35,7 +35,9 @@ pub struct DeviceOptions {
     pub gpus: Vec<Device>,
     /// How many of the last layers they get, the output counting as one more; `None` for as many as fit.
     pub gpu_layers: Option<u32>,
-    /// Proportions of layers by accelerator; `None` fills all to the same share of their memory.
+    /// Whether they all work on every layer, each on its part of the matrices; else each has layers of its own.
+    pub join: bool,
+    /// Proportions of layers, or of each layer, by accelerator; `None` fills all to the same share of their memory.
     pub tensor_split: Option<Vec<f32>>,
     /// Tensors that go to a device of their own, by a pattern that matches anywhere in the name.
     pub overrides: Vec<(Regex, Device)>,
@@ -60,6 +62,7 @@ impl DeviceOptions {
         DeviceOptions {
             gpus: Vec::new(),
             gpu_layers: None,
+            join: false,
             tensor_split: None,
             overrides: Vec::new(),
             kv_offload: true,

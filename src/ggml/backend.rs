@@ -10,6 +10,7 @@ use std::sync::{Arc, Once};
 
 use ggml_sys as sys;
 
+use super::joint::Joint;
 use super::log::keep_errors;
 use super::{DType, GgmlError, text};
 
@@ -58,7 +59,7 @@ fn register_best_cpu() {
 pub enum DeviceKind {
     /// The processor.
     Cpu,
-    /// A graphics card with memory of its own; also one on another machine.
+    /// A graphics card with memory of its own; also one on another machine, or several that are joined.
     Gpu,
     /// A graphics processor that shares the machine's memory.
     IntegratedGpu,
@@ -81,7 +82,9 @@ impl Device {
         // SAFETY: a device pointer is valid for the program's life.
         match unsafe { sys::ggml_backend_dev_type(self.ptr()) } {
             sys::GGML_BACKEND_DEVICE_TYPE_CPU => DeviceKind::Cpu,
-            sys::GGML_BACKEND_DEVICE_TYPE_GPU => DeviceKind::Gpu,
+            sys::GGML_BACKEND_DEVICE_TYPE_GPU | sys::GGML_BACKEND_DEVICE_TYPE_META => {
+                DeviceKind::Gpu
+            }
             sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceKind::IntegratedGpu,
             _ => DeviceKind::Helper,
         }
@@ -100,8 +103,24 @@ impl Device {
         [free as u64, total as u64]
     }
 
+    /// The devices that are joined in it, with the share that each has; none for a device of its own.
+    pub fn members(self) -> Vec<(Device, f64)> {
+        let joint = Joint::of(self);
+        let pairs =
+            joint.map(|joint| joint.members().iter().copied().zip(joint.shares().iter().copied()));
+        pairs.into_iter().flatten().collect()
+    }
+
+    /// Whether it is several devices that were joined.
+    pub fn is_joint(self) -> bool {
+        Joint::of(self).is_some()
+    }
+
     /// Short name, such as `CPU`.
     pub fn name(self) -> &'static str {
+        if let Some(joint) = Joint::of(self) {
+            return joint.name();
+        }
         // SAFETY: names live as long as the device.
         unsafe { text(sys::ggml_backend_dev_name(self.ptr())) }
     }
@@ -119,8 +138,20 @@ impl Device {
 
     /// Name of the backend that drives it, such as `CPU`.
     pub fn backend_name(self) -> &'static str {
+        if let Some(joint) = Joint::of(self) {
+            return joint.members()[0].backend_name();
+        }
         // SAFETY: registry entries live as long as the program.
         unsafe { text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(self.ptr()))) }
+    }
+
+    /// Whether it is another process, on this machine or another, or one that is joined in it is.
+    pub fn is_remote(self) -> bool {
+        let is_remote = |device: Device| device.backend_name() == "RPC";
+        match Joint::of(self) {
+            Some(joint) => joint.members().iter().any(|member| is_remote(*member)),
+            None => is_remote(self),
+        }
     }
 
     /// The memory kind in which tensors lie as they are in a file.
@@ -249,6 +280,9 @@ impl Device {
     }
 
     fn proc_address(self, name: &CStr) -> Option<*mut c_void> {
+        if self.is_joint() {
+            return None; // belongs to no backend of the registry
+        }
         // SAFETY: the registry entry is valid; an unknown name gives NULL.
         let address = unsafe {
             sys::ggml_backend_reg_get_proc_address(

@@ -213,14 +213,18 @@ impl<'g> GraphBuilder<'g> {
 
     /// The first `ne[1]` rows of `x` `[n_embd_head · n_head, n_rows]` seen as
     /// `[n_embd_head, n_rows, n_head]`, where `ne` = `[n_embd_head, n_rows, n_head]`.
+    ///
+    /// In two steps, which joined devices can follow (`joint.rs`): one view alone hides where the heads went.
     #[track_caller]
     pub fn view_heads(&self, x: Tensor<'g>, ne: [i64; 3]) -> Tensor<'g> {
-        let fits = ne[0] * ne[2] == x.ne()[0] && ne[1] <= x.ne()[1];
+        let [n_embd_head, n_rows, n_head] = ne;
+        let fits = n_embd_head * n_head == x.ne()[0] && n_rows <= x.ne()[1];
         assert!(fits, "view_heads: {ne:?} of {x:?}");
-        let head = x.dtype().row_size(ne[0]);
-        Tensor::new(unsafe {
-            sys::ggml_view_3d(self.ctx(), x.ptr.as_ptr(), ne[0], ne[1], ne[2], x.nb()[1], head, 0)
-        })
+        let (head, row) = (x.dtype().row_size(n_embd_head), x.nb()[1]);
+        let (ctx, ptr) = (self.ctx(), x.ptr.as_ptr());
+        let rows =
+            unsafe { sys::ggml_view_3d(ctx, ptr, n_embd_head, n_head, n_rows, head, row, 0) };
+        self.swap_12(Tensor::new(rows))
     }
 
     /// Swaps the second and third dimension, without moving an element.

@@ -40,7 +40,7 @@ impl Scheduler {
     /// last must be the CPU.
     pub fn new(backends: Vec<Backend>, n_nodes: usize) -> Self {
         assert!(backends.last().is_some_and(|b| b.device().is_cpu()), "the CPU comes last");
-        let is_remote = backends.iter().any(|b| b.device().backend_name() == "RPC");
+        let is_remote = backends.iter().any(|b| b.device().is_remote());
         let ptr = new_sched(&backends, n_nodes);
         Scheduler { ptr, backends, n_nodes, current: 0, is_remote, n_changes: 0 }
     }
@@ -65,7 +65,15 @@ impl Scheduler {
             // SAFETY: scheduler and backend are valid.
             unsafe { sys::ggml_backend_sched_get_buffer_size(self.ptr.as_ptr(), b.ptr.as_ptr()) }
         };
-        self.backends.iter().map(size).collect()
+        self.on_all_members(self.backends.iter().map(size).collect())
+    }
+
+    /// Working memory of joined devices lies on each of them.
+    fn on_all_members(&self, mut sizes: Vec<usize>) -> Vec<usize> {
+        for (size, backend) in sizes.iter_mut().zip(&self.backends) {
+            *size *= backend.device().members().len().max(1);
+        }
+        sizes
     }
 
     /// Sizes the working memory for `graph`, so that smaller ones need no new memory later.
@@ -88,7 +96,7 @@ impl Scheduler {
             sys::gust_sched_measure(self.ptr.as_ptr(), graph.cgraph.as_ptr(), sizes.as_mut_ptr());
             sys::ggml_backend_sched_reset(self.ptr.as_ptr());
         }
-        sizes
+        self.on_all_members(sizes)
     }
 
     /// Forgets the current graph and notes where `graph`'s pinned operations run.

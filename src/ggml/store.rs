@@ -4,11 +4,12 @@
 //! owner runs. Graphs hold it by `Arc`, so its memory outlives every use.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ggml_sys as sys;
 
 use super::graph::Arena;
+use super::joint::Joint;
 use super::{BufferType, DType, Device, GgmlError, Tensor};
 
 /// Memory that tensors may use in place, such as a mapped file.
@@ -90,6 +91,8 @@ impl TensorStore {
 /// Declares tensors, gives them memory, fills them.
 pub struct StoreBuilder {
     store: TensorStore,
+    /// ggml's tables about tensors that are cut are not for several threads.
+    cutting: Mutex<()>,
 }
 
 impl StoreBuilder {
@@ -104,6 +107,7 @@ impl StoreBuilder {
                 _memory: Vec::new(),
                 _arena: arena,
             },
+            cutting: Mutex::new(()),
         }
     }
 
@@ -171,6 +175,9 @@ impl StoreBuilder {
         what: &'static str,
         tensors: &[TensorId],
     ) -> Result<(), GgmlError> {
+        if let Some(joint) = Joint::of_memory(kind) {
+            return self.allocate_joint(joint, kind, what, tensors);
+        }
         let mut rest = tensors;
         while !rest.is_empty() {
             let (n, offsets, n_bytes) = self.laid_out(kind, rest);
@@ -198,6 +205,35 @@ impl StoreBuilder {
         Ok(())
     }
 
+    /// The same where every device takes a part of each tensor.
+    fn allocate_joint(
+        &mut self,
+        joint: &Joint,
+        kind: BufferType,
+        what: &'static str,
+        tensors: &[TensorId],
+    ) -> Result<(), GgmlError> {
+        let mut pointers: Vec<_> = tensors.iter().map(|&id| self.store.tensor(id)).collect();
+        // SAFETY: the headers are in our arena.
+        let sizes = unsafe { joint.n_bytes(&pointers) };
+        for (member, &n_bytes) in joint.members().iter().zip(&sizes) {
+            if !member.buffer_type().has_room(n_bytes) {
+                let device = member.name().to_owned();
+                return Err(GgmlError::Alloc { what, n_bytes, device });
+            }
+        }
+        // SAFETY: the tensors have no memory yet.
+        let buffer = unsafe {
+            let n = pointers.len() as i32;
+            sys::ggml_backend_buft_alloc_buffer_n(kind.0, pointers.as_mut_ptr(), n)
+        };
+        let buffer = Buffer(NonNull::new(buffer).expect("there was room"));
+        self.mark_weights(&buffer);
+        self.store.n_bytes += sizes.iter().sum::<usize>();
+        self.store._buffers.push(buffer);
+        Ok(())
+    }
+
     /// How many of the tensors fit one buffer, at least one; where each lies in it; and its size.
     fn laid_out(&self, kind: BufferType, tensors: &[TensorId]) -> (usize, Vec<usize>, usize) {
         let (align, max) = (kind.alignment(), kind.max_bytes());
@@ -219,13 +255,14 @@ impl StoreBuilder {
     /// Lets tensors count as placed in memory of one kind, without any: for graphs that are planned and never
     /// run. Gives the bytes that [`allocate`](Self::allocate) would take.
     pub fn pretend(&mut self, kind: BufferType, tensors: &[TensorId]) -> usize {
-        let mut n_bytes = 0;
-        let mut rest = tensors;
-        while !rest.is_empty() {
-            let (n, _, size) = self.laid_out(kind, rest);
-            n_bytes += size;
-            rest = &rest[n..];
-        }
+        let n_bytes = match Joint::of_memory(kind) {
+            Some(joint) => {
+                let pointers: Vec<_> = tensors.iter().map(|&id| self.store.tensor(id)).collect();
+                // SAFETY: the headers are in our arena.
+                unsafe { joint.n_bytes(&pointers) }.iter().sum()
+            }
+            None => self.laid_out_bytes(kind, tensors),
+        };
         // SAFETY: a buffer of no bytes is a header that only tells its kind.
         let buffer = NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, 0) })
             .map(Buffer)
@@ -243,6 +280,16 @@ impl StoreBuilder {
         n_bytes
     }
 
+    fn laid_out_bytes(&self, kind: BufferType, tensors: &[TensorId]) -> usize {
+        let (mut n_bytes, mut rest) = (0, tensors);
+        while !rest.is_empty() {
+            let (n, _, size) = self.laid_out(kind, rest);
+            n_bytes += size;
+            rest = &rest[n..];
+        }
+        n_bytes
+    }
+
     fn mark_weights(&self, buffer: &Buffer) {
         // SAFETY: the buffer is valid; usage is a hint to the scheduler.
         unsafe {
@@ -254,7 +301,7 @@ impl StoreBuilder {
     }
 
     /// Fills a part of a tensor that has memory of its own; memory of a kind that rearranges wants it whole.
-    /// Different parts may be filled from different threads at once.
+    /// Different parts may be filled from different threads at once. A tensor that is cut takes the whole as well.
     pub fn fill(&self, id: TensorId, offset: usize, bytes: &[u8]) {
         let end = offset.checked_add(bytes.len());
         assert!(end.is_some_and(|end| end <= self.n_bytes(id)), "filled past the tensor's end");
@@ -264,6 +311,9 @@ impl StoreBuilder {
         unsafe {
             let tensor = self.store.tensor(id);
             assert!(!(*tensor).data.is_null(), "a tensor is filled after it has memory");
+            let kind = BufferType(sys::ggml_backend_buffer_get_type((*tensor).buffer));
+            let _cutting = Joint::of_memory(kind)
+                .map(|_| self.cutting.lock().expect("nobody panics while filling"));
             sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), offset, bytes.len());
         }
     }

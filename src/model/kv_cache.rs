@@ -40,6 +40,11 @@ pub struct KvCache {
     n_zeroed: usize,
 }
 
+/// Name of a layer's K or V tensor, where `what` is `k` or `v`.
+pub(super) fn cache_name(what: &str, layer: usize) -> String {
+    format!("cache_{what}-{layer}")
+}
+
 impl KvCache {
     /// A cache of `n_cells` positions. Pages of the processor's are touched only as they come into use.
     pub fn new(
@@ -81,7 +86,7 @@ impl KvCache {
         let n_v = i64::from(hparams.n_embd_head_v) * n_head_kv;
         let mut builder = StoreBuilder::new(2 * n_layer);
         let mut declare = |what: &str, dtype, n| -> Vec<TensorId> {
-            let name = |layer| format!("cache_{what}-{layer}");
+            let name = |layer| cache_name(what, layer);
             (0..n_layer).map(|i| builder.declare(&name(i), dtype, &[n, n_cells as i64])).collect()
         };
         let (k, v) = (declare("k", types[0], n_k), declare("v", types[1], n_v));

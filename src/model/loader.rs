@@ -400,8 +400,9 @@ impl<'a> Loader<'a> {
             return bytes.chunks(TOUCH_BYTES).enumerate().map(job).collect();
         };
         let device = self.placement.devices[item.device];
-        // The processor's own kinds of memory may rearrange, which takes the whole tensor.
-        let n_piece = if device.is_cpu() { bytes.len() } else { UPLOAD_BYTES };
+        // The processor's own kinds of memory may rearrange, which takes the whole tensor, as cutting it does.
+        let is_whole = device.is_cpu() || device.is_joint();
+        let n_piece = if is_whole { bytes.len() } else { UPLOAD_BYTES };
         // A copy that is not read whole has its original beside it.
         let job = |(i, bytes)| Job {
             fill: Some((item.id, device)),
@@ -420,7 +421,7 @@ impl<'a> Loader<'a> {
                     let memory = PinnedMemory::new(device, UPLOAD_BYTES);
                     *pinned = memory.map(|memory| (device, memory));
                 }
-                match pinned {
+                match pinned.as_mut().filter(|_| job.bytes.len() <= UPLOAD_BYTES) {
                     Some((_, memory)) => {
                         let piece = &mut memory.bytes_mut()[..job.bytes.len()];
                         piece.copy_from_slice(job.bytes);

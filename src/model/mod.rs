@@ -5,6 +5,7 @@
 //! consistent, so that nothing below needs to look again.
 
 mod builtin;
+mod cuts;
 mod error;
 mod hparams;
 mod keys;
@@ -28,6 +29,7 @@ mod vocab;
 mod weights;
 
 pub use builtin::{builtin, builtin_mmproj};
+pub use cuts::cuts;
 pub use error::ModelError;
 pub(crate) use error::listed;
 pub use hparams::{Hparams, YarnPolicy};

@@ -147,7 +147,7 @@ fn padded_head(projector: &Projector, placement: &Placement, kv: DType) -> i64 {
     let device = placement.devices[placement.vision];
     // What is on the other side of a network does not say; these are everybody's.
     let is_common = |size| [64, 80, 96, 112, 128, 256].contains(&size);
-    let is_remote = device.backend_name() == "RPC";
+    let is_remote = device.is_remote();
     let fits =
         |size| device.supports_flash_attn([size; 2], [kv; 2]) && (!is_remote || is_common(size));
     sizes.find(|&size| fits(size)).unwrap_or(n)

@@ -25,6 +25,7 @@ const FUNCTIONS: &[&str] = &[
     "ggml_backend_(register|load)",
     "ggml_backend_sched_.*",
     "ggml_backend_cpu_buffer_from_ptr",
+    "ggml_backend_meta_device",
 ];
 
 pub fn generate(target: &Target) {

@@ -406,6 +406,38 @@ pub type ggml_backend_sched_realloc_callback = ::std::option::Option<
         user_data: *mut ::std::os::raw::c_void,
     ),
 >;
+pub const GGML_BACKEND_SPLIT_AXIS_0: ggml_backend_meta_split_axis = 0;
+pub const GGML_BACKEND_SPLIT_AXIS_1: ggml_backend_meta_split_axis = 1;
+pub const GGML_BACKEND_SPLIT_AXIS_2: ggml_backend_meta_split_axis = 2;
+pub const GGML_BACKEND_SPLIT_AXIS_3: ggml_backend_meta_split_axis = 3;
+pub const GGML_BACKEND_SPLIT_AXIS_MIRRORED: ggml_backend_meta_split_axis = 10;
+pub const GGML_BACKEND_SPLIT_AXIS_PARTIAL: ggml_backend_meta_split_axis = 11;
+pub const GGML_BACKEND_SPLIT_AXIS_NONE: ggml_backend_meta_split_axis = 98;
+pub const GGML_BACKEND_SPLIT_AXIS_UNKNOWN: ggml_backend_meta_split_axis = 99;
+pub type ggml_backend_meta_split_axis = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_meta_split_state {
+    pub axis: ggml_backend_meta_split_axis,
+    pub ne: [i64; 256usize],
+    pub nr: [u32; 16usize],
+    pub n_segments: u32,
+}
+impl Default for ggml_backend_meta_split_state {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub type ggml_backend_meta_get_split_state_t = ::std::option::Option<
+    unsafe extern "C" fn(
+        tensor: *const ggml_tensor,
+        userdata: *mut ::std::os::raw::c_void,
+    ) -> ggml_backend_meta_split_state,
+>;
 pub const GGML_NUMA_STRATEGY_DISABLED: ggml_numa_strategy = 0;
 pub const GGML_NUMA_STRATEGY_DISTRIBUTE: ggml_numa_strategy = 1;
 pub const GGML_NUMA_STRATEGY_ISOLATE: ggml_numa_strategy = 2;
@@ -909,6 +941,12 @@ unsafe extern "C" {
         callback: ggml_backend_sched_realloc_callback,
         user_data: *mut ::std::os::raw::c_void,
     );
+    pub fn ggml_backend_meta_device(
+        devs: *mut ggml_backend_dev_t,
+        n_devs: usize,
+        get_split_state: ggml_backend_meta_get_split_state_t,
+        get_split_state_ud: *mut ::std::os::raw::c_void,
+    ) -> ggml_backend_dev_t;
     pub fn ggml_backend_tensor_alloc(
         buffer: ggml_backend_buffer_t,
         tensor: *mut ggml_tensor,
