@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Whether a model says the same on whatever devices there are: with all, half and no layers on them, the KV cache on
-and off them, and spread over two.
+and off them, spread over two by layers and by heads.
 
     cargo build --release
     GUST_BACKENDS=build/vulkan GGML_VK_VISIBLE_DEVICES=0,0 scripts/check_devices.py --device Vulkan0,Vulkan1
@@ -79,6 +79,8 @@ def cases(devices, n_layer):
         for layers in [0, half, n_layer + 1] if n_gpu == 1 else [half, n_layer + 1]:
             for kv in [[], ["--no-kv-offload"]]:
                 yield [*names, "--gpu-layers", str(layers), *kv]
+    for layers in [half, n_layer + 1] if len(devices) > 1 else []:
+        yield ["--device", ",".join(devices[:2]), "--gpu-layers", str(layers), "--split-mode", "tensor"]
     yield ["--device", devices[0], "--flash-attn", "off"]
     yield ["--device", devices[0], "--override-tensor", "ffn_(up|down)=CPU"]
     yield ["--device", devices[0], "--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]

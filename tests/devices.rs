@@ -328,3 +328,32 @@ fn a_reply_goes_on_after_another_picture() {
         assert_eq!(say(&options(spread)), expected, "{spread:?}");
     }
 }
+
+#[test]
+fn joined_gpus_share_as_they_are_told() {
+    let _alone = alone();
+    let make = || Gguf::open(&golden_file("gqa1-mscale-half.gguf")).unwrap();
+    let engine = open(make(), None, &on_cpu());
+    let (tokens, n_all) = (tokens(&engine), engine.hparams().n_layer + 1);
+    let (expected, expected_reply) = logits_and_reply(&engine, &tokens);
+    let cases = [(2, Some(vec![3.0, 1.0])), (3, None), (3, Some(vec![1.0, 1.0, 2.0])), (4, None)];
+    for (n_gpu, split) in cases {
+        let mut options = options(Spread::joined(n_gpu, n_all));
+        options.devices.tensor_split = split.clone();
+        let engine = open(make(), None, &options);
+        let (logits, reply) = logits_and_reply(&engine, &tokens);
+        let apart = difference(&logits, &expected);
+        assert!(apart < 1e-2, "{split:?}: {apart:e}");
+        assert_eq!(reply, expected_reply, "{split:?}");
+    }
+    for (n_gpu, split) in [(5, None), (2, Some(vec![9.0, 1.0])), (2, Some(vec![1.0, 0.0]))] {
+        let mut options = options(Spread::joined(n_gpu, n_all));
+        options.devices.tensor_split = split;
+        let refused = Engine::open(make(), None, &options, &mut |_, _| {}).unwrap_err();
+        assert!(matches!(refused, Error::TooManyJoined { most: 4, .. }), "{refused}");
+    }
+    let mut options = options(Spread::joined(2, n_all));
+    options.devices.flash_attn = Some(false);
+    let refused = Engine::open(make(), None, &options, &mut |_, _| {}).unwrap_err();
+    assert!(matches!(refused, Error::JoinedScores), "{refused}");
+}
