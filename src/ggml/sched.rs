@@ -139,6 +139,8 @@ impl Scheduler {
             if !planned {
                 return Err(GgmlError::AllocGraph);
             }
+            // SAFETY: the graph is planned, so its tensors know their buffers.
+            unsafe { sys::gust_meta_forget(graph.cgraph.as_ptr()) };
             self.current = graph.id;
             self.n_changes = N_CHANGES.load(Ordering::Relaxed);
         }

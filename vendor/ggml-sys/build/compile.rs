@@ -26,8 +26,11 @@ const BASE_FILES: &[&str] = &[
 /// Devices of our own, for plans.
 const PRETEND_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pretend.cpp");
 
-/// ggml's ggml-backend.cpp, and what we add to it.
-const BACKEND_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend.cpp");
+/// Files of ggml's that we add something to, and what they are compiled with it.
+const EXTENDED: [(&str, &str); 2] = [
+    ("ggml-backend.cpp", concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend.cpp")),
+    ("ggml-backend-meta.cpp", concat!(env!("CARGO_MANIFEST_DIR"), "/src/meta.cpp")),
+];
 
 /// The one unit that knows which backends are linked in.
 const REGISTRY_FILE: &str = "ggml-backend-reg.cpp";
@@ -113,9 +116,12 @@ pub fn write_version_header(target: &Target) {
 /// Objects of everything that is not a backend.
 pub fn base(target: &Target) -> Vec<PathBuf> {
     println!("cargo::rerun-if-changed={PRETEND_FILE}");
-    println!("cargo::rerun-if-changed={BACKEND_FILE}");
-    let ours = |file| if file == "ggml-backend.cpp" { BACKEND_FILE } else { file };
-    let files: Vec<&str> = BASE_FILES.iter().map(|&file| ours(file)).collect();
+    for (_, ours) in EXTENDED {
+        println!("cargo::rerun-if-changed={ours}");
+    }
+    let extended = |file: &str| EXTENDED.iter().find(|(theirs, _)| *theirs == file);
+    let ours = |file: &'static str| extended(file).map_or(file, |(_, ours)| ours);
+    let files: Vec<&str> = BASE_FILES.iter().map(|file| ours(file)).collect();
     let mut objects = target.objects(&files, |_| {});
     objects.extend(target.objects(&[PRETEND_FILE], |_| {}));
     objects.extend(target.objects(&[REGISTRY_FILE], |build| {

@@ -56,6 +56,9 @@ unsafe extern "C" {
         graph: *mut ggml_cgraph,
         sizes: *mut usize,
     );
+
+    /// Lets the buffers of joined devices that `graph`, just planned, lies in forget earlier graphs. `src/meta.cpp`.
+    pub fn gust_meta_forget(graph: *const ggml_cgraph);
 }
 
 #[cfg(openmp)]
