@@ -231,6 +231,16 @@ impl Device {
         props.caps.buffer_from_host_ptr
     }
 
+    /// Whether its memory is the processor's: an integrated GPU, or one that uses weights where the file is mapped, as
+    /// Metal does, whose devices do not call themselves integrated.
+    pub fn shares_host_memory(self) -> bool {
+        match self.kind() {
+            DeviceKind::IntegratedGpu => true,
+            DeviceKind::Gpu => self.maps_host_memory(),
+            DeviceKind::Cpu | DeviceKind::Helper => false,
+        }
+    }
+
     /// A buffer over memory that is there; no tensor in it is larger than `n_bytes_max`.
     pub(super) fn wrap_host(
         self,
