@@ -37,6 +37,9 @@ impl Machine {
             all.push(cpu);
             devices::choose_of(&args.devices, &all, &mut |_| {})?
         };
+        if is_real && !args.json {
+            devices::warn_unmet(&args.devices, &options, printer);
+        }
         let ram = args.ram.unwrap_or_else(memory_available);
         let base = engine::Machine::new(&options.gpus, Some(ram))?;
         let mut memory: Vec<u64> = options.gpus.iter().map(|gpu| gpu.memory()[0]).collect();
