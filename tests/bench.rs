@@ -22,6 +22,7 @@ fn json_is_one_array_of_rows() {
             (row["n_threads"].as_u64(), row["extrapolated"].as_bool()),
             (Some(1), Some(false))
         );
+        assert_eq!(row["n_gpu_layers"], 0);
         assert_eq!((row["type_k"].as_str(), row["type_v"].as_str()), (Some("f16"), Some("f16")));
         assert_eq!(row["samples"].as_array().unwrap().len(), 1);
         assert_eq!(row["tokens_per_s"], row["samples"][0]);

@@ -128,6 +128,66 @@ fn what_does_not_fit_is_told_with_what_would() {
 }
 
 #[test]
+fn what_the_engine_would_refuse_is_refused() {
+    let args = ["medium-3.5", "--quant", "Q4_K_M", "--memory", "96", "--ram", "64", "--json"];
+    for (more, part) in [
+        (&["--flash-attn", "off", "--cache-type-v", "q8_0"][..], "needs flash attention"),
+        (&["--no-mmap", "--gpu-layers", "0", "--ctx", "4096"], "without --no-mmap"),
+    ] {
+        let output = plan(&[&args[..], more].concat());
+        let page: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &page["fits"]), (Some(1), &false.into()), "{page}");
+        let message = page["refusal"]["message"].as_str().unwrap();
+        assert!(message.contains(part), "{part} in {message}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(message));
+    }
+}
+
+#[test]
+fn gpus_on_which_nothing_fits_are_left_out() {
+    // The tensors that are to be there are more than there is.
+    let args = ["medium-3.5", "--quant", "Q4_K_M", "--memory", "2", "--ram", "128"];
+    let pinned = ["--override-tensor", "ffn_up=GPU0", "--json"];
+    let page = json(&[&args[..], &pinned].concat());
+    let devices = page["devices"].as_array().unwrap();
+    assert_eq!((devices.len(), &devices[0]["name"]), (1, &"CPU".into()));
+    let warning = page["model"]["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.contains("as with --device none") && warning.contains("GPU0 needs"),
+        "{warning}"
+    );
+    // Who insists is told how.
+    let output = plan(&[&args[..], &pinned, &["--gpu-layers", "9"]].concat());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.ends_with("; --device none would fit\n"), "{error}");
+}
+
+#[test]
+fn layers_for_gpus_that_are_not_there_are_told() {
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny/tiny-Q8_0.gguf");
+    let said = |more: &[&str]| {
+        let output = plan(&[&[tiny, "--gpu-layers"], more].concat());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = said(&["5", "--device", "none"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("warning: --gpu-layers 5: --device leaves out the GPUs"), "{text}");
+    let (_, text) = said(&["0", "--device", "none"]);
+    assert!(!text.contains("warning"), "{text}");
+    if !gust::ggml::devices().iter().all(|device| device.is_cpu()) {
+        return;
+    }
+    let (code, text) = said(&["5"]);
+    assert_eq!(
+        (code, text.matches("warning: --gpu-layers 5: there is no GPU").count()),
+        (Some(0), 1)
+    );
+    let (code, text) = said(&["5", "--require-gpu"]);
+    assert!(code == Some(2) && !text.contains("warning"), "{text}");
+}
+
+#[test]
 fn a_header_is_enough() {
     let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/model/llama-gqa2.gguf");
     let bytes = std::fs::read(&whole).unwrap();
@@ -183,6 +243,8 @@ fn wrong_usage_exits_with_2() {
         (&["medium-3.5", "--memory", "24", "--bandwidth", "1,2,3"], "found 3"),
         (&["medium-3.5", "--memory", "24,24", "--tflops", "1"], "found 1"),
         (&["medium-3.5", "--memory", "24", "--device", "GPU1"], "no device is called GPU1"),
+        (&["medium-3.5", "--memory", "24", "--device", "CPU,GPU0"], "CPU stands alone"),
+        (&["medium-3.5", "--memory", "24", "--device", "GPU1"], "none means the processor alone"),
         (&["medium-3.5", "--memory", "24", "--tensor-split", "1,1"], "2 shares for 1"),
         (&["medium-3.5", "--step-down", "all"], "step-down"),
         (&[], "FILE|MODEL"),

@@ -33,8 +33,11 @@ pub struct Setup {
     pub type_k: &'static str,
     /// Name of the V cache's type.
     pub type_v: &'static str,
-    /// Measured read bandwidth with as many threads, see [`ReadBuffer`](super::ReadBuffer).
-    pub machine_gb_per_s: f64,
+    /// Layers on GPUs, the output counted as one.
+    pub n_gpu_layers: usize,
+    /// Measured read bandwidth of the processor with as many threads, see [`ReadBuffer`](super::ReadBuffer); `None`
+    /// where it does not read all weights.
+    pub machine_gb_per_s: Option<f64>,
 }
 
 /// One measured case.
@@ -46,6 +49,8 @@ pub struct Row {
     /// Whether the figures were computed for more layers than were measured.
     pub extrapolated: bool,
     pub n_threads: u32,
+    /// As in llama-bench: layers on GPUs, the output counted as one.
+    pub n_gpu_layers: usize,
     pub type_k: &'static str,
     pub type_v: &'static str,
     pub n_prompt: usize,
@@ -62,8 +67,8 @@ pub struct Row {
     /// Weights read: by decode once per token, by prefill once per batch.
     pub gb_per_s: f64,
     /// `gb_per_s` by `machine_gb_per_s`; above 1 where the weights fit the processor's cache.
-    pub bandwidth_share: f64,
-    pub machine_gb_per_s: f64,
+    pub bandwidth_share: Option<f64>,
+    pub machine_gb_per_s: Option<f64>,
     /// Tokens per second of each repetition.
     pub samples: Vec<f64>,
 }
@@ -86,6 +91,7 @@ impl Row {
             n_layer,
             extrapolated,
             n_threads: setup.n_threads,
+            n_gpu_layers: setup.n_gpu_layers,
             type_k: setup.type_k,
             type_v: setup.type_v,
             n_prompt: case.n_prompt,
@@ -97,7 +103,7 @@ impl Row {
             tokens_per_s_stddev: stddev(&samples),
             n_bytes_per_pass,
             gb_per_s,
-            bandwidth_share: gb_per_s / setup.machine_gb_per_s,
+            bandwidth_share: setup.machine_gb_per_s.map(|most| gb_per_s / most),
             machine_gb_per_s: setup.machine_gb_per_s,
             samples,
         }
@@ -165,8 +171,9 @@ impl Report {
 }
 
 /// Title and width of Markdown columns; text to the left, numbers to the right.
-const COLUMNS: [(&str, usize); 8] = [
+const COLUMNS: [(&str, usize); 9] = [
     ("layers", 6),
+    ("on GPUs", 7),
     ("threads", 7),
     ("KV", 9),
     ("test", 16),
@@ -189,7 +196,7 @@ fn markdown_head() -> String {
 
 /// Whether Markdown column `k` holds words.
 fn is_text(k: usize) -> bool {
-    (2..4).contains(&k)
+    (3..5).contains(&k)
 }
 
 fn markdown(row: &Row) -> String {
@@ -200,13 +207,14 @@ fn markdown(row: &Row) -> String {
     let mark = if row.extrapolated { "≈" } else { "" };
     let cells = [
         format!("{mark}{}", row.n_layer),
+        row.n_gpu_layers.to_string(),
         row.n_threads.to_string(),
         kv,
         row.case().name(),
         format!("{mark}{}", figures(row.tokens_per_s)),
         format!("{} – {}", figures(row.tokens_per_s_min), figures(row.tokens_per_s_max)),
         format!("{:.1}", row.gb_per_s),
-        format!("{:.0} %", 100.0 * row.bandwidth_share),
+        row.bandwidth_share.map_or("–".to_owned(), |share| format!("{:.0} %", 100.0 * share)),
     ];
     let cell = |(k, (text, (_, width))): (usize, (&String, &(&str, usize)))| match is_text(k) {
         true => format!(" {text:width$} |"),
@@ -237,6 +245,7 @@ fn csv_cell(value: &Value) -> String {
             format!("\"{}\"", text.replace('"', "\"\""))
         }
         Value::String(text) => text.clone(),
+        Value::Null => String::new(),
         Value::Array(items) => items.iter().map(csv_cell).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
     }
@@ -253,7 +262,8 @@ mod tests {
             n_batch: 512,
             type_k: "f16",
             type_v: "q8_0",
-            machine_gb_per_s: 20.0,
+            n_gpu_layers: 0,
+            machine_gb_per_s: Some(20.0),
         };
         let case = Case { n_prompt: 0, n_gen: 10, n_depth: 3 };
         Row::new(&setup, case, seconds, (2, false), 1_000_000_000)
@@ -276,7 +286,7 @@ mod tests {
             (row.tokens_per_s, row.tokens_per_s_min, row.tokens_per_s_max),
             (10.0, 5.0, 20.0)
         );
-        assert_eq!((row.gb_per_s, row.bandwidth_share), (10.0, 0.5));
+        assert_eq!((row.gb_per_s, row.bandwidth_share), (10.0, Some(0.5)));
     }
 
     #[test]
@@ -288,7 +298,8 @@ mod tests {
             n_batch: 512,
             type_k: "f16",
             type_v: "f16",
-            machine_gb_per_s: 20.0,
+            n_gpu_layers: 0,
+            machine_gb_per_s: Some(20.0),
         };
         let row = Row::new(&setup, case, &[4.0], (88, true), 8_000_000_000);
         assert_eq!((row.tokens_per_s, row.gb_per_s), (256.0, 4.0));
@@ -312,8 +323,19 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(lines[0].starts_with("model,n_layer,") && lines[0].ends_with(",samples"));
-        assert!(lines[1].starts_with("\"a, \"\"b\"\".gguf\",2,false,2,f16,q8_0,0,10,3,"));
+        assert!(lines[1].starts_with("\"a, \"\"b\"\".gguf\",2,false,2,0,f16,q8_0,0,10,3,"));
         assert!(lines[1].ends_with(",10.0 5.0"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn what_gpus_read_is_no_share_of_the_processors_bandwidth() {
+        let row = Row { n_gpu_layers: 3, bandwidth_share: None, ..row(&[1.0]) };
+        assert!(Report::new(Format::Md).row(&row).ends_with("|            – |\n"));
+        let row = Row { machine_gb_per_s: None, ..row };
+        let text = Report::new(Format::Csv).row(&row);
+        assert!(text.contains(",2,3,f16,") && text.ends_with(",,,10.0\n"), "{text}");
+        let text = Report::new(Format::Json).row(&row);
+        assert!(text.contains(r#""bandwidth_share":null"#), "{text}");
     }
 
     #[test]

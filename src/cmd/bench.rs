@@ -121,6 +121,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
                 let model = args.model_args(n_ctx, n_threads, cache_types);
                 let engine = open_engine(&subject, (&model, &devices), is_first, printer)?;
                 is_first = false;
+                check_ctx(engine.n_ctx(), plan.n_ctx())?;
                 measure_engine(&engine, &subject, &plan, machine_gb_per_s, &mut output)?;
             }
         }
@@ -234,6 +235,17 @@ impl Args {
     }
 }
 
+/// Refuses a context that was lowered (`--step-down`) below what the cases need.
+fn check_ctx(n_ctx: usize, needed: usize) -> Result<()> {
+    if n_ctx < needed {
+        bail!(
+            "the longest case needs a context of {needed} tokens, and {n_ctx} fit: measure shorter ones (-p, -n, \
+             -d), or let something else be lowered, such as --step-down kv,layers"
+        );
+    }
+    Ok(())
+}
+
 /// Measured before a file's weights take the memory, with as many threads as each engine will have.
 fn bandwidths(threads: &[u32], weight_bytes: u64) -> Vec<f64> {
     let buffer = ReadBuffer::new(weight_bytes, memory_available());
@@ -271,7 +283,10 @@ fn measure_engine(
     let [type_k, type_v] = engine.cache_types().map(|dtype| dtype.name());
     let (model, n_threads) = (subject.name.clone(), engine.n_threads());
     let n_batch = engine.n_batch();
-    let setup = Setup { model, n_threads, n_batch, type_k, type_v, machine_gb_per_s };
+    let on_gpu = engine.uses().iter().any(|used| !used.device.is_cpu() && used.weights > 0);
+    let machine_gb_per_s = (!on_gpu).then_some(machine_gb_per_s);
+    let n_gpu_layers = engine.fit().gpu_layers();
+    let setup = Setup { model, n_threads, n_batch, type_k, type_v, n_gpu_layers, machine_gb_per_s };
     let n_layer = engine.hparams().n_layer;
     let n_bytes = engine.n_bytes_per_token();
     let (cases, n) = (plan.cases(), plan.n_repetitions);
@@ -360,5 +375,8 @@ mod tests {
         let args = parse("-p 100 -d 50 --ctx 149").unwrap();
         let error = args.n_ctx(&args.plan().unwrap()).unwrap_err().to_string();
         assert!(error.contains("178") && error.contains("149"), "{error}");
+        assert!(check_ctx(178, 178).is_ok());
+        let error = check_ctx(177, 178).unwrap_err().to_string();
+        assert!(error.contains("178") && error.contains("177"), "{error}");
     }
 }

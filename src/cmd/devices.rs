@@ -22,7 +22,24 @@ pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptio
             printer.note(format!("{}: not used: {reason}", file.display()));
         }
     }
-    choose_of(args, &devices(), &mut |line| printer.note(line))
+    let options = choose_of(args, &devices(), &mut |line| printer.note(line))?;
+    warn_unmet(args, &options, printer);
+    Ok(options)
+}
+
+/// Warns who asks for layers on GPUs where there is none.
+pub(super) fn warn_unmet(args: &DeviceArgs, options: &DeviceOptions, printer: &Printer) {
+    let Some(GpuLayers::Count(n @ 1..)) = args.gpu_layers else { return };
+    match (&args.device[..], options.gpus.is_empty()) {
+        (_, false) => {}
+        ([], true) => printer.warn(format!(
+            "--gpu-layers {n}: there is no GPU that gust can use, everything stays with the processor; gust needs \
+             a GPU's backend, built in or in GUST_BACKENDS (--require-gpu ends here instead)"
+        )),
+        (_, true) => printer.warn(format!(
+            "--gpu-layers {n}: --device leaves out the GPUs, everything stays with the processor"
+        )),
+    }
 }
 
 /// The same of the devices in `all`; `say` is told the lines.
@@ -52,7 +69,10 @@ pub(super) fn choose_of(
         let there: Vec<Device> =
             all.iter().copied().filter(|d| d.is_cpu() || used.contains(d)).collect();
         let known = there.iter().copied().find(|device| device.name().eq_ignore_ascii_case(name));
-        known.ok_or_else(|| unknown("--override-tensor", name, &there))
+        known.ok_or_else(|| {
+            let there = names(&there);
+            usage(format!("--override-tensor: no device called {name} is in use; there is {there}"))
+        })
     };
     let overrides = args.override_tensor.iter();
     let overrides = overrides.map(|over| Ok((over.pattern.clone(), named(&over.device)?)));
@@ -150,17 +170,28 @@ fn used(args: &DeviceArgs, gpus: &[Device]) -> Result<Vec<Device>> {
     match &args.device[..] {
         [] if own.is_empty() => Ok(gpus.iter().copied().take(1).collect()),
         [] => Ok(own),
-        [name] if name.eq_ignore_ascii_case("none") || name.eq_ignore_ascii_case("cpu") => {
-            Ok(Vec::new())
-        }
+        [name] if is_processor(name) => Ok(Vec::new()),
         names => {
+            if let Some(name) = names.iter().find(|name| is_processor(name)) {
+                return Err(usage(format!(
+                    "--device: {name} stands alone; the processor is in use beside all GPUs: {}",
+                    known_gpus(gpus)
+                )));
+            }
             let mut used: Vec<Device> = Vec::new();
             for name in names {
                 let mut known = gpus.iter().filter(|gpu| gpu.name().eq_ignore_ascii_case(name));
-                let device = *known.next().ok_or_else(|| unknown("--device", name, gpus))?;
+                let device = *known.next().ok_or_else(|| {
+                    let known = known_gpus(gpus);
+                    usage(format!("--device: no device is called {name}; {known}"))
+                })?;
                 if !used.contains(&device) {
                     used.push(device);
                 }
+            }
+            // Without proportions their order is ours: what shares the processor's memory gets its layers last.
+            if args.tensor_split.is_empty() {
+                used.sort_by_key(|gpu| !gpu.shares_host_memory());
             }
             Ok(used)
         }
@@ -206,13 +237,21 @@ fn check_split(args: &DeviceArgs, used: &[Device]) -> Result<()> {
     }
 }
 
-fn unknown(flag: &str, name: &str, known: &[Device]) -> anyhow::Error {
-    let known: Vec<&str> = known.iter().map(|device| device.name()).collect();
-    let known = match &known[..] {
-        [] => "this machine has no GPU that gust can use".to_owned(),
-        names => format!("there is {}", names.join(", ")),
-    };
-    usage(format!("{flag}: no device is called {name}; {known}"))
+/// Whether a name for `--device` means the processor.
+fn is_processor(name: &str) -> bool {
+    name.eq_ignore_ascii_case("none") || name.eq_ignore_ascii_case("cpu")
+}
+
+/// What can be said after `--device`.
+fn known_gpus(gpus: &[Device]) -> String {
+    match gpus {
+        [] => "this machine has no GPU that gust can use, only none is allowed".to_owned(),
+        gpus => format!("GPUs are {}, and none means the processor alone", names(gpus)),
+    }
+}
+
+fn names(devices: &[Device]) -> String {
+    devices.iter().map(|device| device.name()).collect::<Vec<_>>().join(", ")
 }
 
 fn usage(message: String) -> anyhow::Error {

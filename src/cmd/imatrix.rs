@@ -13,8 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::open;
 use crate::cli::ModelArgs;
-use crate::engine::Engine;
-use crate::engine::N_BATCH;
+use crate::engine::{Engine, N_BATCH, PassOutputs};
 use crate::export::InputFile;
 use crate::imatrix::{CollectError, Origin, Replace, Run, collect};
 use crate::perplexity::Windows;
@@ -84,7 +83,8 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     let replace = Replace { other: args.force, left: args.restart };
     let origin = Origin::new(&gguf, &text, settings);
     let (run, mut statistics) = Run::open(&args.output, origin, &inputs, replace)?;
-    let engine = open::opened(&args.model, gguf, None, 1, printer)?;
+    let outputs = PassOutputs::ColumnSums { with_output: args.process_output };
+    let engine = open::text_engine(&args.model, gguf, outputs, printer)?;
     let windows = Windows::new(&engine, &text, n_ctx, args.chunks.map(|n| n as usize)).map_err(
         |n_tokens| {
             anyhow::anyhow!("the text has {n_tokens} tokens, a chunk {n_ctx}: use a smaller --ctx")

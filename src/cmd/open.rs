@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{devices, mmproj, workers};
 use crate::cli::{CacheType, ModelArgs};
-use crate::engine::{DeviceOptions, Engine, EngineOptions, Error};
+use crate::engine::{DeviceOptions, Engine, EngineOptions, Error, PassOutputs};
 use crate::ggml::DType;
 use crate::gguf::Gguf;
 use crate::model::{self, Hparams, YarnPolicy};
@@ -27,15 +27,19 @@ pub(super) fn gguf(args: &ModelArgs, printer: &Printer) -> Result<Gguf> {
 pub(super) fn engine(args: &ModelArgs, n_slots: u32, printer: &Printer) -> Result<Arc<Engine>> {
     let gguf = gguf(args, printer)?;
     let mmproj = mmproj(args, &gguf, printer)?;
-    opened(args, gguf, mmproj, n_slots, printer)
+    let options = options(args, n_slots, device_options(args, printer)?);
+    opened(gguf, mmproj, &options, printer)
 }
 
-/// Opens the engine for text only.
-pub(super) fn text_engine(args: &ModelArgs, printer: &Printer) -> Result<Arc<Engine>> {
-    if args.mmproj.is_some() {
-        printer.note("--mmproj is not used: this command takes text only");
-    }
-    opened(args, gguf(args, printer)?, None, 1, printer)
+/// Opens the engine of an opened file for text only, of which passes are asked for `outputs`.
+pub(super) fn text_engine(
+    args: &ModelArgs,
+    gguf: Gguf,
+    outputs: PassOutputs,
+    printer: &Printer,
+) -> Result<Arc<Engine>> {
+    let options = options(args, 1, device_options(args, printer)?);
+    opened(gguf, None, &EngineOptions { outputs, ..options }, printer)
 }
 
 /// The projector file that was asked for, or the one that goes with the model.
@@ -55,18 +59,16 @@ fn mmproj(args: &ModelArgs, gguf: &Gguf, printer: &Printer) -> Result<Option<Ggu
     Ok(found.mmproj)
 }
 
-/// Opens the engine of an opened file for `n_slots` sessions side by side, with progress and warnings.
-pub(super) fn opened(
-    args: &ModelArgs,
+/// Opens the engine of opened files, with progress and warnings.
+fn opened(
     gguf: Gguf,
     mmproj: Option<Gguf>,
-    n_slots: u32,
+    options: &EngineOptions,
     printer: &Printer,
 ) -> Result<Arc<Engine>> {
     let label = gguf.label().to_string();
-    let options = options(args, n_slots, device_options(args, printer)?);
     let bar = printer.bytes("loading");
-    let engine = Engine::open(gguf, mmproj, &options, &mut |done, total| {
+    let engine = Engine::open(gguf, mmproj, options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
@@ -111,6 +113,7 @@ pub(super) fn options(args: &ModelArgs, n_slots: u32, devices: DeviceOptions) ->
         n_ctx: args.ctx,
         n_batch: args.devices.batch,
         n_slots,
+        outputs: PassOutputs::Replies,
         n_threads: args.threads,
         cache_types: [args.cache_type_k, args.cache_type_v].map(|cache| cache.map(dtype)),
         repack: !args.no_repack,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::open;
 use crate::cli::ModelArgs;
-use crate::engine::N_BATCH;
+use crate::engine::{N_BATCH, PassOutputs};
 use crate::perplexity::{
     BaseReader, BaseWriter, Divergence, Perplexity, Scores, Windows, for_each_prediction,
 };
@@ -47,7 +47,12 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     let n_ctx = n_ctx as usize;
     let n_batch = args.model.devices.batch.map_or(N_BATCH, |n| n as usize);
     args.model.ctx = Some((n_ctx * Windows::n_parallel(n_ctx, n_batch)) as u32);
-    let engine = open::text_engine(&args.model, printer)?;
+    if args.model.mmproj.is_some() {
+        printer.note("--mmproj is not used: this command takes text only");
+    }
+    let outputs = PassOutputs::Logits(Windows::n_predicting(n_ctx, n_batch) as u32);
+    let gguf = open::gguf(&args.model, printer)?;
+    let engine = open::text_engine(&args.model, gguf, outputs, printer)?;
     let windows = Windows::new(&engine, &text, n_ctx, args.chunks.map(|n| n as usize)).map_err(
         |n_tokens| {
             anyhow::anyhow!("the text has {n_tokens} tokens, a window {n_ctx}: use a smaller --ctx")

@@ -1,6 +1,6 @@
 //! `gust plan`: what fits where, and how fast it would be, without loading anything.
 //!
-//! The plan is the engine's own (`plan::fit` over `engine::Measure`), for this machine's devices or for cards that
+//! The plan is the engine's own (`engine::Asked`), for this machine's devices or for cards that
 //! nobody has (`--memory`): working memory is what ggml's planner says of the real graph. Of a file only the
 //! header is read, so that a download that has just begun can be planned for.
 
@@ -14,15 +14,14 @@ mod text;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{open, recipe};
 use crate::bench::Shape;
 use crate::cli::{CacheType, DeviceArgs};
-use crate::engine::{Measure, N_BATCH, widest_ctx};
-use crate::gguf::TensorType;
+use crate::engine::{EngineOptions, Error};
 use crate::model::Mix;
-use crate::plan::{self, Fit, Refusal, StepDown, Wish};
+use crate::plan::Fit;
 use crate::term::Printer;
 
 use frontier::Frontier;
@@ -125,17 +124,27 @@ fn above_zero(text: &str) -> Result<f64, String> {
 
 /// Runs `gust plan`.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
-    let machine = Machine::new(&args, printer)?;
+    let mut machine = Machine::new(&args, printer)?;
     let mut subject = Subject::new(&args)?;
+    let options = options(&args, &machine);
+    let mut planned = subject.asked(&options).plan(&machine.base);
+    if let Some(warning) = planned.as_mut().ok().and_then(|planned| planned.without_gpus.take()) {
+        subject.warnings.push(warning);
+        machine = machine.without_gpus();
+    }
     let has_choice = matches!(args.target, Target::Shape(_)) && args.quant.is_none();
     let frontier = match args.frontier || has_choice {
-        true => Some(Frontier::of(&subject, &machine, &args, printer)?),
+        true => Some(Frontier::of(&subject, &machine, &options, printer)?),
         false => None,
     };
     if let Some(frontier) = frontier.as_ref().filter(|_| has_choice) {
         subject = subject.with(frontier.largest());
+        planned = subject.asked(&options).plan(&machine.base);
     }
-    let outcome = outcome(&subject, &machine, &args)?;
+    if let Ok(planned) = &planned {
+        machine = machine.as_planned(&planned.machine);
+    }
+    let outcome = planned.map(|planned| planned.fit);
     let speed = match &outcome {
         Ok(fit) => Some(Speed::of(&subject, &machine, fit)),
         Err(_) => None,
@@ -147,7 +156,18 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     }
     match page.outcome {
         Ok(_) => Ok(()),
-        Err(refusal) => Err(refusal.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How the engine would be asked to open the model for one session.
+fn options(args: &Args, machine: &Machine) -> EngineOptions {
+    EngineOptions {
+        n_ctx: args.ctx,
+        n_batch: args.devices.batch,
+        cache_types: [args.cache_type_k, args.cache_type_v].map(|cache| cache.map(open::dtype)),
+        devices: machine.options.clone(),
+        ..EngineOptions::on_cpu(1)
     }
 }
 
@@ -155,63 +175,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 struct Page {
     subject: Subject,
     machine: Machine,
-    outcome: Result<Fit, Refusal>,
+    outcome: Result<Fit, Error>,
     speed: Option<Speed>,
     frontier: Option<Frontier>,
-}
-
-/// The plan as the engine would make it.
-fn outcome(subject: &Subject, machine: &Machine, args: &Args) -> Result<Result<Fit, Refusal>> {
-    let wish = wish(subject, machine, args)?;
-    let mut measure = measure(subject, machine)?;
-    let needs = subject.needs(&machine.overrides(), machine.rooms.len());
-    Ok(plan::fit(&machine.rooms, &needs, &wish, &mut |layout| measure.compute(layout)))
-}
-
-/// What ggml says of the subject on the machine's devices.
-fn measure(subject: &Subject, machine: &Machine) -> Result<Measure> {
-    let slots = (1, subject.vision.is_some());
-    let measure = Measure::new(&subject.gguf, &subject.hparams, &machine.devices, 1, slots)?;
-    Ok(measure.with(&machine.options))
-}
-
-fn wish(subject: &Subject, machine: &Machine, args: &Args) -> Result<Wish> {
-    let options = &machine.options;
-    let cache_types = cache_types(subject, args)?;
-    let widest = || widest_ctx(&subject.hparams, cache_types, &machine.devices, options.kv_offload);
-    Ok(Wish {
-        n_ctx: args.ctx.unwrap_or_else(widest),
-        cache_types,
-        n_batch: args.devices.batch.unwrap_or(N_BATCH as u32),
-        gpu_layers: options.gpu_layers,
-        tensor_split: options.tensor_split.clone(),
-        kv_offload: options.kv_offload,
-        vision_offload: options.vision_offload,
-        step_down: options.step_down.unwrap_or(StepDown {
-            ctx: args.ctx.is_none(),
-            layers: options.gpu_layers.is_none(),
-            ..StepDown::default()
-        }),
-    })
-}
-
-fn cache_types(subject: &Subject, args: &Args) -> Result<[TensorType; 2]> {
-    let exact = subject.gguf.tensor("blk.0.attn_q.weight").is_some_and(|t| t.ty == TensorType::F32);
-    let default = if exact { CacheType::F32 } else { CacheType::F16 };
-    let heads = [subject.hparams.n_embd_head_k, subject.hparams.n_embd_head_v];
-    let mut types = [TensorType::F16; 2];
-    for (i, asked) in [args.cache_type_k, args.cache_type_v].into_iter().enumerate() {
-        let id = open::dtype(asked.unwrap_or(default)).id();
-        types[i] = TensorType::from_ggml_id(id).expect("both number types as ggml does");
-        let (n, block) = (u64::from(heads[i]), types[i].block_size());
-        if !n.is_multiple_of(block) {
-            let half = ["k", "v"][i];
-            bail!(
-                "a KV cache of type {} needs heads of a multiple of {block} elements, this model's have {n}; \
-                 use --cache-type-{half} f16",
-                types[i].name()
-            );
-        }
-    }
-    Ok(types)
 }

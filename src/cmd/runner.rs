@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -13,7 +14,7 @@ use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM};
 
 use super::open;
 use crate::cli::{CacheType, ModelArgs};
-use crate::runner::{self, PATIENCE, RunnerCommand};
+use crate::runner::{self, PATIENCE, Report, RunnerCommand};
 use crate::term::Printer;
 use crate::tokenizer::Tokenizer;
 
@@ -47,11 +48,23 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let engine = match opened(&args, printer) {
         Ok(engine) => engine,
         Err(error) => {
-            runner::refuse(format!("{error:#}"), &mut output)?;
-            return Err(error);
+            runner::refuse(&refusal(&error), &mut output)?;
+            // The front says why.
+            process::exit(1);
         }
     };
     runner::serve(&engine, args.slots.into(), io::stdin(), output).context("the server's frames")
+}
+
+/// What the front is told of an error.
+fn refusal(error: &anyhow::Error) -> Report {
+    match error.downcast_ref::<clap::Error>() {
+        Some(usage) => {
+            let text = usage.to_string();
+            Report::WrongUsage(text.trim_start_matches("error: ").trim_end().to_owned())
+        }
+        None => Report::Refused(format!("{error:#}")),
+    }
 }
 
 fn opened(args: &Args, printer: &Printer) -> Result<Arc<crate::engine::Engine>> {

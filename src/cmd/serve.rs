@@ -19,7 +19,7 @@ use crate::gguf::Gguf;
 use crate::model;
 use crate::runner::RunnerCommand;
 use crate::server::{
-    About, Access, Config, Dialect, FetchRule, Keys, Log, Names, Start, run as serve,
+    About, Access, Config, Dialect, FetchRule, Keys, Log, Names, Start, WrongUsage, run as serve,
 };
 use crate::term::Printer;
 use crate::term::files::read_text;
@@ -133,7 +133,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         names: names.clone(),
         about: about.clone(),
     };
-    serve(start, |address| {
+    let served = serve(start, |address| {
         printer.note(format!("listening on http://{address}/v1"));
         printer.note(format!("model {} as {}", about.label, names.primary()));
         printer.note(format!("also as {}", names.aliases().join(", ")));
@@ -150,6 +150,12 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let origins = args.access.allow_origin.join(", ");
             printer.note(format!("pages of {origins} may ask"));
         }
+    });
+    served.map_err(|error| match error.downcast::<WrongUsage>() {
+        Ok(WrongUsage(why)) => {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n")).into()
+        }
+        Err(error) => error,
     })
 }
 

@@ -2,49 +2,56 @@
 
 use std::sync::Arc;
 
-use crate::ggml::{Cuts, DType, Device, join};
+use crate::ggml::{DType, Device, join};
 use crate::gguf::Gguf;
 use crate::model::{Hparams, Placement, Weights, cuts};
+use crate::plan::{Room, RoomKind};
 
-use super::{DeviceOptions, Error};
+use super::{DeviceOptions, Error, Machine};
 
-/// The devices that are planned with: accelerators, joined to one if that is wished for, and the processor last.
-pub fn devices_for(
-    options: &DeviceOptions,
+/// `machine` with its accelerators as one, cut for this model.
+pub(super) fn joined(
+    machine: &Machine,
     gguf: &Gguf,
     hparams: &Hparams,
-    cpu: Device,
-) -> Result<Vec<Device>, Error> {
-    let gpus = match (&options.gpus[..], options.join) {
-        ([], _) | (_, false) => options.gpus.clone(),
-        (gpus, true) => vec![joined(gpus, options, cuts(gguf, hparams, gpus.len()))?],
-    };
-    Ok(gpus.into_iter().chain([cpu]).collect())
-}
-
-fn joined(gpus: &[Device], options: &DeviceOptions, cuts: Cuts) -> Result<Device, Error> {
-    let most = cuts.values().map(|cut| cut.n_units).min().unwrap_or(1);
+    options: &DeviceOptions,
+) -> Result<Machine, Error> {
+    let n = machine.n_gpu();
+    let (gpus, rooms) = (&machine.devices[..n], &machine.rooms[..n]);
     let shares: Vec<f64> = match &options.tensor_split {
-        Some(split) if split.len() == gpus.len() => split.iter().map(|&x| x.into()).collect(),
-        Some(split) => return Err(Error::Shares { n: split.len(), n_gpu: gpus.len() }),
-        None => gpus.iter().map(|gpu| gpu.memory()[0] as f64).collect(),
+        Some(split) if split.len() == n => split.iter().map(|&x| x.into()).collect(),
+        Some(split) => return Err(Error::Shares { n: split.len(), n_gpu: n }),
+        None if rooms.iter().all(|room| room.free == 0) => vec![1.0; n],
+        None => rooms.iter().map(|room| room.free as f64).collect(),
     };
-    join(gpus, &shares, cuts).ok_or(Error::TooManyJoined { n: gpus.len(), most })
+    let cuts = cuts(gguf, hparams, n);
+    let most = cuts.values().map(|cut| cut.n_units).min().unwrap_or(1);
+    let device = join(gpus, &shares, cuts).ok_or(Error::TooManyJoined { n, most })?;
+    // What one of them has no room for has no room: some have less than their share.
+    let of = |(room, (_, share)): (&Room, (Device, f64))| (room.free as f64 / share) as u64;
+    let room = Room {
+        name: device.name().to_owned(),
+        kind: RoomKind::Gpu,
+        free: rooms.iter().zip(device.members()).map(of).min().unwrap_or(0),
+    };
+    let cpu = machine.without_gpus();
+    Ok(Machine { devices: vec![device, cpu.devices[0]], rooms: vec![room, cpu.rooms[0].clone()] })
 }
 
-/// Bytes that `device` has for what is cut, if each member keeps `margin` for itself: some have less than their
-/// share.
-pub(super) fn room(device: Device, margin: u64) -> u64 {
-    let of = |(member, share): (Device, f64)| {
-        (member.memory()[0].saturating_sub(margin) as f64 / share) as u64
-    };
-    device.members().into_iter().map(of).min().unwrap_or(0)
-}
-
-/// What `n_bytes` of working memory on every member come to in such a room: the smallest share weighs most.
+/// What `n_bytes` of working memory, spread evenly, count in such a room: the smallest share weighs most.
 pub(super) fn weighed(device: Device, n_bytes: u64) -> u64 {
-    let least = device.members().iter().map(|(_, share)| *share).fold(1.0, f64::min);
-    (n_bytes as f64 / least) as u64
+    (n_bytes as f64 / least_of_even(device)) as u64
+}
+
+/// The bytes that were [`weighed`].
+pub(super) fn unweighed(device: Device, n_bytes: u64) -> u64 {
+    (n_bytes as f64 * least_of_even(device)).round() as u64
+}
+
+/// The smallest share of `device`, in shares that are all equal; 1 for a device of its own.
+fn least_of_even(device: Device) -> f64 {
+    let members = device.members();
+    members.iter().map(|(_, share)| share * members.len() as f64).fold(1.0, f64::min)
 }
 
 /// Bytes on all members in which the partial sums of a pass come together, ⌈log₂ n⌉ at a time on each.
@@ -68,8 +75,8 @@ pub(super) fn check(
     if placement.flash_attn == Some(false) || (placement.flash_attn.is_none() && unable) {
         return Err(Error::JoinedScores);
     }
-    let weights = Weights::pretend(gguf, hparams, placement);
-    match weights.too_large.into_iter().next() {
+    let too_large = Weights::pretend(gguf, hparams, placement).too_large;
+    match too_large.into_iter().next() {
         Some((device, tensor)) => Err(Error::TooLargeToJoin { tensor, device: device.name() }),
         None => Ok(()),
     }

@@ -6,16 +6,17 @@
 
 use std::sync::Arc;
 
-use regex::Regex;
-
 use crate::ggml::{Backend, Device, GgmlError, Scheduler};
 use crate::gguf::Gguf;
-use crate::model::{Hparams, KvCache, Placement, TextGraph, Weights};
+use crate::model::{Hparams, KvCache, Override, Placement, TextGraph, Weights};
 use crate::plan::Layout;
 
-use super::DeviceOptions;
+use super::Error;
+use super::asked::{Asked, dtype};
+use super::check::{check_attention, check_embedding};
 use super::join;
-use super::open::dtype;
+use super::machine::default_n_threads;
+use super::needs::by_index;
 use super::shapes::{Bounds, worst};
 
 /// Measures layouts of one model on some devices.
@@ -25,8 +26,9 @@ pub struct Measure {
     hparams: Hparams,
     /// Accelerators, and the processor last.
     devices: Vec<Device>,
-    overrides: Vec<(Regex, Device)>,
+    overrides: Vec<Override>,
     flash_attn: Option<bool>,
+    mmap: bool,
     bounds: Bounds,
     sched: Scheduler,
 }
@@ -43,32 +45,27 @@ pub struct Measured {
 }
 
 impl Measure {
-    /// Prepares to measure the model of `gguf`, of which only the header is read, on `devices`: accelerators, and
-    /// the processor last. `n_slots` sessions run side by side, with pictures or without.
-    pub fn new(
-        gguf: &Arc<Gguf>,
-        hparams: &Hparams,
-        devices: &[Device],
-        n_threads: u32,
-        (n_slots, has_vision): (usize, bool),
-    ) -> Result<Self, GgmlError> {
+    /// Prepares to measure what is asked for on `devices`: accelerators, and the processor last.
+    pub(super) fn new(asked: &Asked<'_>, devices: &[Device]) -> Result<Self, GgmlError> {
+        let options = asked.options;
+        let n_threads = options.n_threads.unwrap_or_else(default_n_threads);
         let start = |&device| Backend::new(device, n_threads);
         let backends = devices.iter().map(start).collect::<Result<_, _>>()?;
         Ok(Measure {
-            gguf: gguf.clone(),
-            hparams: hparams.clone(),
+            gguf: asked.gguf.clone(),
+            hparams: asked.hparams.clone(),
             devices: devices.to_vec(),
-            overrides: Vec::new(),
-            flash_attn: None,
-            bounds: Bounds { n_batch: super::N_BATCH, n_slots, has_vision },
-            sched: Scheduler::new(backends, TextGraph::n_nodes_max(hparams)),
+            overrides: by_index(&options.devices.overrides, devices),
+            flash_attn: options.devices.flash_attn,
+            mmap: options.devices.mmap,
+            bounds: Bounds {
+                n_batch: super::N_BATCH,
+                n_slots: options.n_slots as usize,
+                has_vision: asked.vision.is_some(),
+                outputs: options.outputs,
+            },
+            sched: Scheduler::new(backends, TextGraph::n_nodes_max(asked.hparams)),
         })
-    }
-
-    /// What the user decided about single tensors and about attention.
-    pub fn with(self, options: &DeviceOptions) -> Self {
-        let (overrides, flash_attn) = (options.overrides.clone(), options.flash_attn);
-        Measure { overrides, flash_attn, ..self }
     }
 
     /// What `layout` takes.
@@ -77,7 +74,7 @@ impl Measure {
         let weights = Weights::pretend(&self.gguf, &self.hparams, &placement);
         let types = layout.cache_types.map(dtype);
         let kv = KvCache::pretend(&self.hparams, layout.n_ctx as usize, types, &placement);
-        let bounds = Bounds { n_batch: layout.n_batch as usize, ..self.bounds };
+        let bounds = self.bounds(layout);
         let mut compute = vec![0; self.devices.len()];
         for shape in worst(&self.hparams, &kv, bounds) {
             let graph = TextGraph::build(&self.hparams, &weights, &kv, shape).graph;
@@ -93,11 +90,21 @@ impl Measure {
 
     /// Bytes of working memory on each device, for the planner.
     pub fn compute(&mut self, layout: &Layout) -> Vec<u64> {
-        let weighed = |(n_bytes, device): (u64, &Device)| match device.members().len() as u64 {
-            0 => n_bytes,
-            n => join::weighed(*device, n_bytes / n),
-        };
+        let weighed = |(n_bytes, device): (u64, &Device)| join::weighed(*device, n_bytes);
         self.all(layout).compute.into_iter().zip(&self.devices).map(weighed).collect()
+    }
+
+    /// Refuses a layout of which a device cannot compute something, whatever memory it has.
+    pub fn check(&self, layout: &Layout) -> Result<(), Error> {
+        let placement = self.placement(layout);
+        check_attention(&self.hparams, &placement, layout.cache_types.map(dtype))?;
+        check_embedding(&self.gguf, &placement)?;
+        join::check(&self.gguf, &self.hparams, &placement, layout.cache_types.map(dtype))
+    }
+
+    /// What bounds the passes of a layout.
+    pub(super) fn bounds(&self, layout: &Layout) -> Bounds {
+        Bounds { n_batch: layout.n_batch as usize, ..self.bounds }
     }
 
     /// The devices of a layout, without copies for speed.
@@ -109,10 +116,10 @@ impl Measure {
             vision: layout.vision,
             kv_offload: layout.kv_offload,
             flash_attn: self.flash_attn,
-            overrides: super::needs::by_index(&self.overrides, &self.devices),
+            overrides: self.overrides.clone(),
             repack_budget: 0,
             touch: false,
-            mmap: true,
+            mmap: self.mmap,
             n_threads: 1,
         }
     }
@@ -120,5 +127,58 @@ impl Measure {
     /// The scheduler, for who opens what was measured.
     pub(super) fn into_scheduler(self) -> Scheduler {
         self.sched
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, PoisonError};
+
+    use crate::engine::{BatchRow, Engine, EngineOptions, PassOutputs, Session};
+    use crate::model;
+
+    /// Tokens in a pass.
+    const N: usize = 128;
+
+    fn opened(outputs: PassOutputs) -> Arc<Engine> {
+        let sizes = (Some(512), Some(N as u32));
+        let options =
+            EngineOptions { n_ctx: sizes.0, n_batch: sizes.1, outputs, ..EngineOptions::on_cpu(1) };
+        Engine::open(model::builtin(), None, &options, &mut |_, _| {}).unwrap()
+    }
+
+    fn working_memory(engine: &Engine) -> usize {
+        let runtime = engine.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        runtime.sched.n_bytes().iter().sum()
+    }
+
+    #[test]
+    fn passes_that_want_more_take_what_was_planned_for_them() {
+        let least = opened(PassOutputs::Replies).fit().rooms[0].compute;
+        let sums = |with_output| PassOutputs::ColumnSums { with_output };
+        for outputs in [PassOutputs::Logits(N as u32 / 2), sums(false), sums(true)] {
+            let engine = opened(outputs);
+            let planned = engine.fit().rooms[0].compute;
+            let taken = working_memory(&engine);
+            let near = planned.abs_diff(taken as u64) as f64 <= 0.05 * taken as f64;
+            assert!(near, "{outputs:?}: {planned} planned, {taken} taken");
+            let mut session = Session::new(&engine);
+            let n_logits = match outputs {
+                PassOutputs::Logits(n) => n as usize,
+                _ => 0,
+            };
+            let tokens = [5; N];
+            let row = BatchRow { session: &mut session, tokens: &tokens, images: &[], n_logits };
+            match outputs {
+                PassOutputs::ColumnSums { with_output } => {
+                    engine.column_sums(&mut [row], with_output).map(drop).unwrap();
+                }
+                _ => {
+                    assert!(planned > least, "{planned} {least}");
+                    engine.forward(&mut [row], &mut Vec::new()).unwrap();
+                }
+            }
+            assert_eq!(working_memory(&engine), taken, "{outputs:?}");
+        }
     }
 }

@@ -7,6 +7,8 @@
 //!
 //! The engine knows tokens, never text roles, JSON or terminals.
 
+mod asked;
+mod check;
 mod forward;
 mod generate;
 mod images;
@@ -25,15 +27,15 @@ mod shapes;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+pub use asked::{Asked, Planned};
 pub use forward::{BatchRow, ColumnSums};
 pub use generate::{End, Generation};
 pub use images::Embedding;
-pub use join::devices_for;
-pub use machine::{default_n_threads, memory_available};
+pub use machine::{GPU_MARGIN, MEMORY_MARGIN, Machine, default_n_threads, memory_available};
 pub use measure::{Measure, Measured};
-pub use needs::{GPU_MARGIN, MEMORY_MARGIN, by_index, needs, widest_ctx};
+pub use needs::needs;
 pub use open::DeviceUse;
-pub use options::{DeviceOptions, EngineOptions};
+pub use options::{DeviceOptions, EngineOptions, PassOutputs};
 pub use prompt::{ImageMark, ImageRows, ImageSpan, Prompt, Timeline};
 pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};

@@ -1,47 +1,17 @@
-//! What a model needs, and what devices have, as the planner takes them.
+//! What a model needs, as the planner takes it.
 
 use regex::Regex;
 
-use crate::ggml::{Device, DeviceKind};
+use crate::ggml::Device;
 use crate::gguf::{Gguf, TensorType};
 use crate::model::{Hparams, KvCache, Override};
-use crate::plan::{Needs, Room, RoomKind};
+use crate::plan::Needs;
 
-use super::join;
-use super::machine::memory_available;
-use super::open::dtype;
-
-/// Left to drivers, other programs and what backends take beside planned buffers, on each accelerator.
-pub const GPU_MARGIN: u64 = 1 << 30;
-
-/// Left to the rest of the machine when sizes are chosen for the user.
-pub const MEMORY_MARGIN: u64 = 1 << 30;
-
-/// Accelerators as rooms, and the processor last.
-pub(super) fn rooms(devices: &[Device]) -> Vec<Room> {
-    let room = |device: &Device| match device.kind() {
-        DeviceKind::Cpu => Room {
-            name: device.name().to_owned(),
-            kind: RoomKind::Cpu,
-            free: memory_available().saturating_sub(MEMORY_MARGIN),
-        },
-        _ if device.is_joint() => Room {
-            name: device.name().to_owned(),
-            kind: RoomKind::Gpu,
-            free: join::room(*device, GPU_MARGIN),
-        },
-        _ => Room {
-            name: device.name().to_owned(),
-            kind: RoomKind::Gpu,
-            free: device.memory()[0].saturating_sub(GPU_MARGIN),
-        },
-    };
-    devices.iter().map(room).collect()
-}
+use super::asked::dtype;
 
 /// The context that is wished for where the user wants none: as trained, or what a layer's cache may have on every
 /// device that it may lie on.
-pub fn widest_ctx(
+pub(super) fn widest_ctx(
     hparams: &Hparams,
     cache_types: [TensorType; 2],
     devices: &[Device],
@@ -57,7 +27,7 @@ pub fn widest_ctx(
 }
 
 /// Overrides with devices by their index; those of devices that are not in use go to the processor.
-pub fn by_index(overrides: &[(Regex, Device)], devices: &[Device]) -> Vec<Override> {
+pub(super) fn by_index(overrides: &[(Regex, Device)], devices: &[Device]) -> Vec<Override> {
     let index = |device: &Device| devices.iter().position(|other| other == device);
     let over = |(pattern, device): &(Regex, Device)| Override {
         pattern: pattern.clone(),

@@ -15,6 +15,8 @@ pub struct EngineOptions {
     pub n_batch: Option<u32>,
     /// Sessions that run side by side, for whose passes working memory is taken.
     pub n_slots: u32,
+    /// What passes are asked for, for which working memory is taken.
+    pub outputs: PassOutputs,
     /// CPU threads; `None` for [`default_n_threads`](super::default_n_threads).
     pub n_threads: Option<u32>,
     /// Element types of K and V in the cache; `None` for f16, or f32 where the file's own weights are
@@ -28,10 +30,25 @@ pub struct EngineOptions {
     pub devices: DeviceOptions,
 }
 
+/// What a pass is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassOutputs {
+    /// Logits of one token of each session.
+    Replies,
+    /// Logits of so many tokens at most.
+    Logits(u32),
+    /// Sums over the inputs of the layers' matrices.
+    ColumnSums {
+        /// Whether over that of the output matrix as well.
+        with_output: bool,
+    },
+}
+
 /// Where a model's weights, KV cache and computation go.
 #[derive(Debug, Clone)]
 pub struct DeviceOptions {
-    /// The accelerators that may be used, in this order; none to stay on the processor.
+    /// The accelerators that may be used, in this order; none to stay on the processor. Those that share the
+    /// processor's memory come first where it is to be spared.
     pub gpus: Vec<Device>,
     /// How many of the last layers they get, the output counting as one more; `None` for as many as fit.
     pub gpu_layers: Option<u32>,
@@ -82,6 +99,7 @@ impl EngineOptions {
             n_ctx: None,
             n_batch: None,
             n_slots: 1,
+            outputs: PassOutputs::Replies,
             n_threads: Some(n_threads),
             cache_types: [None; 2],
             repack: false,

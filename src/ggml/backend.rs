@@ -67,6 +67,19 @@ pub enum DeviceKind {
     Helper,
 }
 
+/// Attention without a matrix of scores.
+#[derive(Debug, Clone, Copy)]
+pub struct FlashAttn {
+    /// Elements of a head of keys, and of one of values.
+    pub head: [i64; 2],
+    /// Heads of queries, and those of keys and values.
+    pub n_head: [i64; 2],
+    /// Types of keys and values.
+    pub types: [DType; 2],
+    /// Whether a mask says which tokens see which.
+    pub is_masked: bool,
+}
+
 impl Device {
     /// The processor.
     pub fn cpu() -> Result<Device, GgmlError> {
@@ -103,7 +116,7 @@ impl Device {
         [free as u64, total as u64]
     }
 
-    /// The devices that are joined in it, with the share that each has; none for a device of its own.
+    /// The devices that are joined in it, with the largest share of a model that each may have; none for a device of its own.
     pub fn members(self) -> Vec<(Device, f64)> {
         let joint = Joint::of(self);
         let pairs =
@@ -204,17 +217,28 @@ impl Device {
         }
     }
 
-    /// Whether attention without a score matrix runs on this device, for heads of `n_embd_head`
-    /// elements, of keys and of values, which have these types.
-    pub fn supports_flash_attn(self, head: [i64; 2], types: [DType; 2]) -> bool {
-        let arena = super::graph::Arena::new(8 * 1024);
-        let q = arena.tensor(DType::F32, &[head[0], 256, 2]);
-        let [k, v] = [0, 1].map(|i| arena.tensor(types[i], &[head[i], 256, 2]));
-        let (q, k, v) = (q.ptr.as_ptr(), k.ptr.as_ptr(), v.ptr.as_ptr());
-        // SAFETY: all tensors live in the arena; the question only reads their headers.
+    /// Whether such attention runs on this device: for a prompt, and for single tokens, which have other kernels.
+    pub fn supports_flash_attn(self, attention: FlashAttn) -> bool {
+        [512, 1].into_iter().all(|n_tokens| self.supports_flash_attn_of(attention, n_tokens))
+    }
+
+    fn supports_flash_attn_of(self, attention: FlashAttn, n_tokens: i64) -> bool {
+        let FlashAttn { head, n_head, types, is_masked } = attention;
+        let n_kv = 512;
+        let arena = super::graph::Arena::for_tensors(8);
+        // Heads lie beside each other in the rows of tokens, those of a cache as well.
+        let rows = [
+            arena.tensor(DType::F32, &[head[0], n_head[0], n_tokens]),
+            arena.tensor(types[0], &[head[0], n_head[1], n_kv]),
+            arena.tensor(types[1], &[head[1], n_head[1], n_kv]),
+        ];
+        let mask = is_masked.then(|| arena.tensor(DType::F16, &[n_kv, n_tokens]));
+        // SAFETY: all tensors live in the arena, which has room for these; the question only reads their headers.
         unsafe {
-            let none = std::ptr::null_mut();
-            let mixed = sys::ggml_flash_attn_ext(arena.ptr(), q, k, v, none, 1.0, 0.0, 0.0);
+            let [q, k, v] =
+                rows.map(|x| sys::ggml_permute(arena.ptr(), x.ptr.as_ptr(), 0, 2, 1, 3));
+            let mask = mask.map_or(std::ptr::null_mut(), |mask| mask.ptr.as_ptr());
+            let mixed = sys::ggml_flash_attn_ext(arena.ptr(), q, k, v, mask, 1.0, 0.0, 0.0);
             sys::ggml_prec_set_acc(mixed, sys::GGML_PREC_F32);
             sys::ggml_backend_dev_supports_op(self.ptr(), mixed)
         }
@@ -260,6 +284,16 @@ impl Device {
         // SAFETY: props is written by ggml.
         unsafe { sys::ggml_backend_dev_get_props(self.ptr(), &mut props) };
         props.caps.buffer_from_host_ptr
+    }
+
+    /// Whether its memory is the processor's: an integrated GPU, or one that uses weights where the file is mapped, as
+    /// Metal does, whose devices do not call themselves integrated.
+    pub fn shares_host_memory(self) -> bool {
+        match self.kind() {
+            DeviceKind::IntegratedGpu => true,
+            DeviceKind::Gpu => self.maps_host_memory(),
+            DeviceKind::Cpu | DeviceKind::Helper => false,
+        }
     }
 
     /// A buffer over memory that is there; no tensor in it is larger than `n_bytes_max`.

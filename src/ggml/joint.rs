@@ -4,7 +4,7 @@
 //! through a graph, runs each device's part of it, and adds up partial sums wherever a product leaves some. It
 //! ends the process where cuts do not fit each other, so what is cut how is decided in one place, `model::cuts`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -39,6 +39,8 @@ pub(super) struct Joint {
     members: Vec<Device>,
     /// Of all units, summing up to 1.
     shares: Vec<f64>,
+    /// The largest part that each really gets of a kind of tensor, over all layers: units are whole.
+    dealt: Vec<f64>,
     cuts: Cuts,
 }
 
@@ -55,11 +57,13 @@ pub fn join(devices: &[Device], shares: &[f64], cuts: Cuts) -> Option<Device> {
         name: devices.iter().map(|device| device.name()).collect::<Vec<_>>().join("+"),
         members: devices.to_vec(),
         shares: shares.iter().map(|share| share / sum).collect(),
+        dealt: Vec::new(),
         cuts,
     };
     if joint.cuts.values().any(|cut| joint.deal(*cut).contains(&0)) {
         return None;
     }
+    let joint = Joint { dealt: joint.dealt(), ..joint };
     let joint: &'static Joint = Box::leak(Box::new(joint));
     let mut pointers: Vec<_> = devices.iter().map(|device| device.0.as_ptr()).collect();
     let mut joints = JOINTS.lock().expect("nobody panics while holding the table");
@@ -127,8 +131,25 @@ impl Joint {
         &self.members
     }
 
+    /// The largest part of the model that each member may have.
     pub(super) fn shares(&self) -> &[f64] {
-        &self.shares
+        &self.dealt
+    }
+
+    fn dealt(&self) -> Vec<f64> {
+        let n = self.members.len();
+        let mut most = vec![0.0; n];
+        let kinds: HashSet<i64> = self.cuts.values().map(|cut| cut.n_units).collect();
+        for n_units in kinds {
+            let turns = (0..n).map(|turn| self.deal(Cut { axis: 0, n_units, turn }));
+            let sums = turns.fold(vec![0; n], |sums, dealt| {
+                sums.iter().zip(dealt).map(|(a, b)| a + b).collect()
+            });
+            for (most, sum) in most.iter_mut().zip(sums) {
+                *most = f64::max(*most, sum as f64 / (n_units * n as i64) as f64);
+            }
+        }
+        most
     }
 
     fn cut_of(&self, tensor: &sys::ggml_tensor) -> Option<Cut> {
@@ -221,7 +242,13 @@ mod tests {
     fn joint(shares: &[f64]) -> Joint {
         let cpu = Device::cpu().unwrap();
         let members = vec![cpu; shares.len()];
-        Joint { name: String::new(), members, shares: shares.to_vec(), cuts: Cuts::new() }
+        Joint {
+            name: String::new(),
+            members,
+            shares: shares.to_vec(),
+            dealt: Vec::new(),
+            cuts: Cuts::new(),
+        }
     }
 
     #[test]

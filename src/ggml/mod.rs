@@ -39,7 +39,7 @@ use std::ffi::{CStr, c_char};
 
 pub use abort::on_abort;
 pub use attend::{CellLists, PIECE, can_attend};
-pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, devices};
+pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, FlashAttn, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use joint::{Cut, Cuts, MAX_JOINED, join};
 pub use log::last_complaint;

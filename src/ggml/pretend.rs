@@ -27,7 +27,9 @@ pub fn pretend_gpus(memory: &[u64]) -> Vec<Device> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ggml::{Backend, DType, DeviceKind, Graph, Scheduler, StoreBuilder, devices};
+    use crate::ggml::{
+        Backend, DType, DeviceKind, FlashAttn, Graph, Scheduler, StoreBuilder, devices,
+    };
 
     #[test]
     fn they_are_gpus_that_only_who_made_them_knows() {
@@ -38,9 +40,10 @@ mod tests {
         assert_eq!(gpus[0].description(), "a GPU of 24 GiB");
         assert!(gpus[0] != gpus[1] && !devices().contains(&gpus[0]));
         assert!(!gpus[0].maps_host_memory() && gpus[0].extra_buffer_types().is_empty());
-        let f16 = [DType::F16; 2];
-        assert!(gpus[0].supports_flash_attn([128; 2], f16));
-        assert!(!gpus[0].supports_flash_attn([104; 2], f16));
+        let attention =
+            |n| FlashAttn { head: [n; 2], n_head: [8, 2], types: [DType::F16; 2], is_masked: true };
+        assert!(gpus[0].supports_flash_attn(attention(128)));
+        assert!(!gpus[0].supports_flash_attn(attention(104)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use crate::ggml::{DType, Device};
+use crate::ggml::{DType, Device, FlashAttn};
 
 use super::Hparams;
 
@@ -79,14 +79,23 @@ impl Placement {
 
     /// The first device of the cache that cannot do attention without scores.
     pub fn without_flash_attn(&self, hparams: &Hparams, types: [DType; 2]) -> Option<Device> {
-        let head = [hparams.n_embd_head_k, hparams.n_embd_head_v].map(i64::from);
-        let mut devices = self.kv().into_iter().map(|index| self.devices[index]);
-        devices.find(|device| !device.is_cpu() && !device.supports_flash_attn(head, types))
+        let attention = FlashAttn {
+            head: [hparams.n_embd_head_k, hparams.n_embd_head_v].map(i64::from),
+            n_head: [hparams.n_head, hparams.n_head_kv].map(i64::from),
+            types,
+            is_masked: true,
+        };
+        let mut homes = self.kv();
+        homes.dedup();
+        let mut devices = homes.into_iter().map(|index| self.devices[index]);
+        devices.find(|device| !device.is_cpu() && !device.supports_flash_attn(attention))
     }
 
     /// The first device that a layer's K and V of these types cannot be written on.
     pub fn without_kv(&self, types: [DType; 2]) -> Option<(Device, DType)> {
-        let devices = self.kv().into_iter().map(|device| self.devices[device]);
+        let mut homes = self.kv();
+        homes.dedup();
+        let devices = homes.into_iter().map(|index| self.devices[index]);
         let mut pairs = devices.flat_map(|device| types.map(|dtype| (device, dtype)));
         pairs.find(|(device, dtype)| !device.supports_set_rows(*dtype))
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::ggml::{DType, GgmlError, TensorId, TensorStore};
+use crate::ggml::{DType, FlashAttn, GgmlError, TensorId, TensorStore};
 use crate::gguf::{Gguf, TensorType};
 
 use super::linear::Linear;
@@ -148,7 +148,13 @@ fn padded_head(projector: &Projector, placement: &Placement, kv: DType) -> i64 {
     // What is on the other side of a network does not say; these are everybody's.
     let is_common = |size| [64, 80, 96, 112, 128, 256].contains(&size);
     let is_remote = device.is_remote();
+    let attention = |size| FlashAttn {
+        head: [size; 2],
+        n_head: [i64::from(projector.n_head); 2],
+        types: [kv; 2],
+        is_masked: false,
+    };
     let fits =
-        |size| device.supports_flash_attn([size; 2], [kv; 2]) && (!is_remote || is_common(size));
+        |size| device.supports_flash_attn(attention(size)) && (!is_remote || is_common(size));
     sizes.find(|&size| fits(size)).unwrap_or(n)
 }

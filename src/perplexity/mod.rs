@@ -76,6 +76,12 @@ impl Windows {
     pub fn n_parallel(n_ctx: usize, n_batch: usize) -> usize {
         (n_batch / n_ctx).max(1)
     }
+
+    /// Most tokens in such a pass whose logits are wanted.
+    pub fn n_predicting(n_ctx: usize, n_batch: usize) -> usize {
+        let n_each = n_ctx - n_ctx / 2;
+        (n_each * Self::n_parallel(n_ctx, n_batch)).min(n_batch)
+    }
 }
 
 /// Runs whole windows side by side from their beginnings to their ends: `pass` runs its rows, whose tokens
@@ -139,4 +145,25 @@ pub fn for_each_prediction<E: From<Error>>(
         windows_done(n_done);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As passes go in [`for_each_prediction`].
+    #[test]
+    fn no_pass_predicts_more_than_is_said() {
+        for (n_ctx, n_batch) in (4..40).flat_map(|n| (1..100).map(move |n_batch| (n, n_batch))) {
+            let n_windows = Windows::n_parallel(n_ctx, n_batch);
+            let n_each = (n_batch / n_windows).max(1);
+            let n_predicting = |start: usize| {
+                let end = (start + n_each).min(n_ctx);
+                n_windows * end.saturating_sub(start.max(n_ctx / 2))
+            };
+            let most = (0..n_ctx).step_by(n_each).map(n_predicting).max().unwrap();
+            let said = Windows::n_predicting(n_ctx, n_batch);
+            assert!(most <= said && said <= 2 * most, "{n_ctx} {n_batch}: {most}, {said}");
+        }
+    }
 }

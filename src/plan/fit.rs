@@ -9,7 +9,8 @@
 //! costs no further layer.
 //!
 //! On the processor only what is not mapped has to fit: weights beyond its memory are read from the file
-//! again and again, which works and is slow. A context that nobody asked for leaves room for them.
+//! again and again, which works and is slow. A context that nobody asked for leaves room for them. What lies on
+//! a GPU that shares the processor's memory has to fit both.
 
 use super::compute::{Compute, Known};
 use super::place::{Places, Setting};
@@ -98,7 +99,9 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// Chooses a layout for `needs` on `rooms`, the last of which is the processor and all others GPUs.
+/// Chooses a layout for `needs` on `rooms`, the last of which is the processor and all others GPUs. One that
+/// shares the processor's memory, of which a machine has hardly two, should come first: the others are then
+/// filled before it.
 ///
 /// Without GPUs, `wish.gpu_layers` counts for nothing. `measure` is asked a few times.
 pub fn fit(
@@ -118,7 +121,8 @@ pub fn fit(
     }
     let split = wish.tensor_split.as_deref();
     let compute = Compute::new(measure, rooms.len(), needs.layers.len(), wish.kv_offload);
-    let mut search = Search { places: Places { rooms, needs, wish, split, compute } };
+    let mmap = wish.mmap;
+    let mut search = Search { places: Places { rooms, needs, wish, split, mmap, compute } };
     for _ in 0..N_TRIES {
         let Some(setting) = search.choose() else { break };
         if let Some(fit) = search.settle(&setting) {
@@ -293,10 +297,14 @@ impl Search<'_> {
         let layout = self.places.layout(setting, &placed);
         let compute = self.places.compute.layout(&layout);
         let rooms = self.places.uses(&layout, &compute);
+        let (mapped, shared) = (self.places.mapped(setting), self.places.shared(&rooms));
         let mut fits = true;
         for (idx, (used, room)) in rooms.iter().zip(self.places.rooms).enumerate() {
-            let mapped = if idx + 1 == rooms.len() { self.places.mapped(setting) } else { 0 };
-            let over = (used.sum() - mapped).saturating_sub(room.free);
+            let needed = match idx + 1 == rooms.len() {
+                true => (used.sum() - mapped).saturating_add(shared),
+                false => used.sum(),
+            };
+            let over = needed.saturating_sub(room.free);
             if over > 0 {
                 self.places.compute.needs_more(idx, over);
                 fits = false;
@@ -306,7 +314,8 @@ impl Search<'_> {
             return None;
         }
         let (cpu, room) = (rooms.last()?, self.places.rooms.last()?);
-        let over_memory = cpu.sum().checked_sub(room.free).filter(|&n| n > 0);
+        let over_memory =
+            cpu.sum().saturating_add(shared).checked_sub(room.free).filter(|&n| n > 0);
         Some(Fit { steps: self.steps(setting), layout, rooms, over_memory })
     }
 

@@ -8,9 +8,11 @@
 mod compute;
 mod fit;
 mod place;
+mod processor;
 mod refusal;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 pub use fit::{Fit, RoomUse, Step, fit};
 pub use refusal::{Hint, Refusal, RoomShortage, Shortage};
@@ -22,6 +24,8 @@ use crate::gguf::TensorType;
 pub enum RoomKind {
     /// A graphics card, here or on another machine: memory of its own.
     Gpu,
+    /// A graphics processor whose memory is the processor's: what lies there takes from both rooms.
+    SharedGpu,
     /// The processor: mapped weights may exceed its memory, at a price.
     Cpu,
 }
@@ -96,6 +100,8 @@ pub struct Wish {
     pub kv_offload: bool,
     /// Whether the vision tower may go to a GPU.
     pub vision_offload: bool,
+    /// Whether the processor's weights stay where the file is mapped; else they are copied into its memory.
+    pub mmap: bool,
     /// What may be lowered.
     pub step_down: StepDown,
 }

@@ -3,11 +3,11 @@
 //! Layers are handed out from the last one backwards, beginning with the room of the output, which is the
 //! last GPU that can hold it. A room takes layers until the next one is too large; what one room takes more
 //! the others need not take, so nothing can be gained by leaving room behind, and one pass decides. Filling
-//! all rooms to a share of their memory instead of the whole gives the even distribution.
+//! all rooms to a share of their memory instead of the whole gives the even distribution. GPUs that share the
+//! processor's memory take from it what others leave: they come first, and so get their layers last.
 
 use super::compute::{Compute, Known, Roles};
-use super::fit::RoomUse;
-use super::{Layout, Needs, Room, Wish};
+use super::{Needs, Room, RoomKind, Wish};
 use crate::gguf::TensorType;
 
 /// Halvings in the search of the smallest share: the last is a millionth of a room's memory.
@@ -32,13 +32,13 @@ pub(super) struct Setting {
 
 /// What each thing costs in one setting.
 #[derive(Debug)]
-struct Costs {
+pub(super) struct Costs {
     /// Each layer on a GPU.
     layers: Vec<u64>,
     /// The output and the draft head on a GPU.
     output: u64,
     /// The cache of one layer, and that of the draft head.
-    kv: [u64; 2],
+    pub(super) kv: [u64; 2],
     vision: u64,
 }
 
@@ -51,6 +51,8 @@ pub(super) struct Placed {
     pub(super) output: Option<usize>,
     /// GPU of the vision tower.
     pub(super) vision: Option<usize>,
+    /// Bytes on GPUs that share the processor's memory.
+    pub(super) shared: u64,
 }
 
 /// The rooms, what they are to hold, and what is known of working memory.
@@ -60,11 +62,13 @@ pub(super) struct Places<'a> {
     pub(super) wish: &'a Wish,
     /// The user's proportions.
     pub(super) split: Option<&'a [f32]>,
+    /// Whether the processor's weights stay where the file is mapped.
+    pub(super) mmap: bool,
     pub(super) compute: Compute<'a>,
 }
 
 /// Bytes of a K row and a V row.
-fn kv_row_bytes(needs: &Needs, types: [TensorType; 2]) -> u64 {
+pub(super) fn kv_row_bytes(needs: &Needs, types: [TensorType; 2]) -> u64 {
     let row = |ty: TensorType, n: u64| n.div_ceil(ty.block_size()).saturating_mul(ty.type_size());
     row(types[0], needs.kv_row[0]).saturating_add(row(types[1], needs.kv_row[1]))
 }
@@ -79,15 +83,15 @@ impl Places<'_> {
         self.rooms.len() - 1
     }
 
-    fn cpu(&self) -> usize {
+    pub(super) fn cpu(&self) -> usize {
         self.n_gpu()
     }
 
-    fn pinned(&self, room: usize) -> u64 {
+    pub(super) fn pinned(&self, room: usize) -> u64 {
         self.needs.pinned.get(room).copied().unwrap_or(0)
     }
 
-    fn costs(&self, setting: &Setting) -> Costs {
+    pub(super) fn costs(&self, setting: &Setting) -> Costs {
         let cell = kv_row_bytes(self.needs, setting.cache_types);
         let layer = cell.saturating_mul(setting.n_ctx.into());
         let draft = self.needs.draft.map_or(0, |draft| layer.saturating_mul(draft.n_layer.into()));
@@ -117,8 +121,8 @@ impl Places<'_> {
             let Some((roles, compute)) = self.roles(setting, costs, tower, known) else {
                 return false;
             };
-            self.cpu_fits(setting, costs, compute[self.cpu()])
-                && self.place(setting, costs, &roles, &compute, tower, 1.0).is_some()
+            let placed = self.place(setting, costs, &roles, &compute, tower, 1.0);
+            placed.is_some_and(|placed| self.cpu_fits(setting, costs, &compute, placed.shared))
         };
         // What does not fit without any working memory is not worth a measure.
         fits(Known::Nothing) && fits(known)
@@ -133,10 +137,11 @@ impl Places<'_> {
         if fits(self, most).is_some() {
             return Some(most);
         }
-        if self.split.is_some() {
+        if self.split.is_some() || self.has_shared() {
             return (0..most).rev().find_map(|n| fits(self, n));
         }
-        // More layers on GPUs never need more of the processor, and what holds so many holds fewer.
+        // More layers on GPUs with memory of their own never need more of the processor, and what holds so many
+        // holds fewer.
         let (mut low, mut high) = (0, most);
         while low < high {
             let middle = (low + high).div_ceil(2).min(high);
@@ -149,53 +154,15 @@ impl Places<'_> {
     }
 
     /// GPUs that the tower may go to; only `None` where it stays on the processor.
-    fn towers(&self, setting: &Setting) -> Vec<Option<usize>> {
+    pub(super) fn towers(&self, setting: &Setting) -> Vec<Option<usize>> {
         match setting.vision_on_gpu && self.needs.vision.is_some() {
             true => (0..self.n_gpu()).map(Some).collect(),
             false => vec![None],
         }
     }
 
-    /// Whether caches and working memory fit the processor, and its weights where they have to.
-    fn cpu_fits(&self, setting: &Setting, costs: &Costs, compute: u64) -> bool {
-        let n_gpu_layers = setting.gpu_layers.saturating_sub(1);
-        let n_cpu_layers = match self.wish.kv_offload {
-            true => self.n_layer() - n_gpu_layers,
-            false => self.n_layer(),
-        };
-        let mut kv = costs.kv[0].saturating_mul(n_cpu_layers as u64);
-        if setting.gpu_layers == 0 || !self.wish.kv_offload {
-            kv = kv.saturating_add(costs.kv[1]);
-        }
-        let mut needed = kv.saturating_add(compute);
-        if !setting.vision_on_gpu {
-            needed = needed.saturating_add(self.needs.vision.map_or(0, |vision| vision.working));
-        }
-        // A context that has its cache elsewhere takes nothing from the weights here.
-        if setting.resident && kv > 0 {
-            needed = needed.saturating_add(self.mapped(setting));
-        }
-        needed <= self.rooms[self.cpu()].free
-    }
-
-    /// Bytes of weights that the processor reads where the file is mapped.
-    pub(super) fn mapped(&self, setting: &Setting) -> u64 {
-        let needs = self.needs;
-        let n = self.n_layer() - setting.gpu_layers.saturating_sub(1);
-        let mut all = vec![needs.embedding, self.pinned(self.cpu())];
-        all.extend(&needs.layers[..n]);
-        if setting.gpu_layers == 0 {
-            let output = if needs.is_tied { 0 } else { needs.output };
-            all.extend([output, needs.draft.map_or(0, |draft| draft.weights)]);
-        }
-        if !setting.vision_on_gpu {
-            all.push(needs.vision.map_or(0, |vision| vision.weights));
-        }
-        all.into_iter().fold(0, u64::saturating_add)
-    }
-
     /// What each GPU is there for, and the working memory that follows; `None` where the output has no room.
-    fn roles(
+    pub(super) fn roles(
         &mut self,
         setting: &Setting,
         costs: &Costs,
@@ -232,7 +199,7 @@ impl Places<'_> {
     }
 
     /// Layers on each GPU and the output's GPU, as the user's proportions say.
-    fn split_counts(&self, setting: &Setting) -> Option<(Vec<usize>, Option<usize>)> {
+    pub(super) fn split_counts(&self, setting: &Setting) -> Option<(Vec<usize>, Option<usize>)> {
         let split = self.split?;
         let total: f32 = split.iter().sum();
         let mut counts = vec![0; self.n_gpu()];
@@ -278,9 +245,11 @@ impl Places<'_> {
         let first = self.n_layer() - setting.gpu_layers.saturating_sub(1);
         let mut next = self.n_layer(); // layers from here on have their place
         let mut counts = vec![0; self.n_gpu()];
+        let mut shared = 0u64;
         for room in (0..self.n_gpu()).rev() {
             let vision = if tower == Some(room) { costs.vision } else { 0 };
-            let mut left = self.left(room, share, vision)?;
+            let all = self.left(room, share, 0)?;
+            let mut left = all.checked_sub(vision)?;
             let has_output = roles.output == Some(room);
             let mut working = compute[room];
             if has_output || !roles.layers[room] {
@@ -298,17 +267,29 @@ impl Places<'_> {
                 (left, working) = (rest, 0);
                 (next, counts[room]) = (next - 1, counts[room] + 1);
             }
+            if self.rooms[room].kind == RoomKind::SharedGpu {
+                let used = (all - left).saturating_add(self.pinned(room));
+                shared = shared.saturating_add(used);
+            }
         }
         let is_whole = split.is_none_or(|(wanted, _)| wanted == counts);
         (next == first && is_whole).then_some(Placed {
             counts,
             output: roles.output,
             vision: tower,
+            shared,
         })
     }
 
-    /// The most even way to place what fits.
+    /// The most even way to place what fits. GPUs that share the processor's memory leave room for its weights, if
+    /// that can be, before anything is even.
     pub(super) fn even(&mut self, setting: &Setting) -> Option<Placed> {
+        let resident = Setting { resident: true, ..*setting };
+        let placed = if self.has_shared() { self.most_even(&resident) } else { None };
+        placed.or_else(|| self.most_even(setting))
+    }
+
+    fn most_even(&mut self, setting: &Setting) -> Option<Placed> {
         let costs = self.costs(setting);
         let mut best: Option<(f64, Placed)> = None;
         for tower in self.towers(setting) {
@@ -316,7 +297,8 @@ impl Places<'_> {
                 continue;
             };
             let most = best.as_ref().map_or(1.0, |(share, _)| *share);
-            let found = self.even_as(setting, &costs, &roles, &compute, tower, most);
+            let holds = |placed: &Placed| self.cpu_fits(setting, &costs, &compute, placed.shared);
+            let found = self.even_as(setting, &costs, (&roles, &compute, tower), most, holds);
             if let Some(found) = found {
                 best = Some(self.settled(setting, &costs, roles, tower, found));
             }
@@ -340,24 +322,25 @@ impl Places<'_> {
             }
             roles.layers = layers;
             let compute = self.compute.of(setting, &roles, Known::Measured);
-            match self.even_as(setting, costs, &roles, &compute, tower, 1.0) {
+            let holds = |placed: &Placed| self.cpu_fits(setting, costs, &compute, placed.shared);
+            match self.even_as(setting, costs, (&roles, &compute, tower), 1.0, holds) {
                 Some(better) => (share, placed) = better,
                 None => return (share, placed), // what it really needs is measured before it is used
             }
         }
     }
 
-    /// The smallest share, of at most `most`, of all rooms' memory that is enough, and the runs.
-    fn even_as(
+    /// The smallest share, of at most `most`, of all rooms' memory that is enough for runs of which `holds`
+    /// says that they can be, and the runs.
+    pub(super) fn even_as(
         &self,
         setting: &Setting,
         costs: &Costs,
-        roles: &Roles,
-        compute: &[u64],
-        tower: Option<usize>,
+        (roles, compute, tower): (&Roles, &[u64], Option<usize>),
         most: f64,
+        holds: impl Fn(&Placed) -> bool,
     ) -> Option<(f64, Placed)> {
-        let place = |share| self.place(setting, costs, roles, compute, tower, share);
+        let place = |share| self.place(setting, costs, roles, compute, tower, share).filter(&holds);
         let mut placed = place(most)?;
         let (mut low, mut high) = (0.0, most);
         for _ in 0..N_HALVINGS {
@@ -368,94 +351,6 @@ impl Places<'_> {
             }
         }
         Some((high, placed))
-    }
-
-    /// The layout of what was placed.
-    pub(super) fn layout(&self, setting: &Setting, placed: &Placed) -> Layout {
-        let cpu = self.cpu();
-        let n_on_cpu = self.n_layer() - placed.counts.iter().sum::<usize>();
-        let mut layers = vec![cpu; n_on_cpu];
-        for (room, &n) in placed.counts.iter().enumerate() {
-            layers.extend(std::iter::repeat_n(room, n));
-        }
-        Layout {
-            layers,
-            output: placed.output.unwrap_or(cpu),
-            vision: placed.vision.unwrap_or(cpu),
-            kv_offload: self.wish.kv_offload,
-            n_ctx: setting.n_ctx,
-            cache_types: setting.cache_types,
-            n_batch: setting.n_batch,
-        }
-    }
-}
-
-/// Largest multiple of a room's memory for which a plan that does not fit is shown.
-const MOST_OVERFULL: f64 = 1e6;
-
-impl Places<'_> {
-    /// What each room would hold, all filled beyond their memory by the same factor.
-    pub(super) fn overfull(&mut self, setting: &Setting) -> Option<Vec<RoomUse>> {
-        let costs = self.costs(setting);
-        let (roles, compute) = match self.split_counts(setting) {
-            Some(_) => self.roles(setting, &costs, None, Known::Measured)?,
-            None => {
-                let roles = Roles::all(self.n_gpu(), setting.gpu_layers);
-                let compute = self.compute.of(setting, &roles, Known::Measured);
-                (roles, compute)
-            }
-        };
-        let mut share = 1.0;
-        while share <= MOST_OVERFULL {
-            for tower in self.towers(setting) {
-                let found = self.even_as(setting, &costs, &roles, &compute, tower, share);
-                if let Some((_, placed)) = found {
-                    let layout = self.layout(setting, &placed);
-                    return Some(self.uses(&layout, &compute));
-                }
-            }
-            share *= 2.0;
-        }
-        None
-    }
-
-    /// Whether only the user's proportions are in the way.
-    pub(super) fn fits_evenly(&mut self, setting: &Setting) -> bool {
-        let Some(split) = self.split.take() else { return false };
-        let fits = self.fits(setting, Known::Measured);
-        self.split = Some(split);
-        fits
-    }
-
-    /// What lies on each room.
-    pub(super) fn uses(&self, layout: &Layout, compute: &[u64]) -> Vec<RoomUse> {
-        let (needs, cpu) = (self.needs, self.cpu());
-        let mut uses = vec![RoomUse::default(); self.rooms.len()];
-        let add = |sum: &mut u64, n: u64| *sum = sum.saturating_add(n);
-        let cell: u64 = kv_row_bytes(needs, layout.cache_types);
-        let kv = cell.saturating_mul(layout.n_ctx.into());
-        let home = |room: usize| if layout.kv_offload { room } else { cpu };
-        for (&n, &room) in needs.layers.iter().zip(&layout.layers) {
-            add(&mut uses[room].weights, n);
-            add(&mut uses[home(room)].kv, kv);
-        }
-        if !(needs.is_tied && layout.output == cpu) {
-            add(&mut uses[layout.output].weights, needs.output);
-        }
-        add(&mut uses[cpu].weights, needs.embedding);
-        if let Some(draft) = needs.draft {
-            add(&mut uses[layout.output].draft, draft.weights);
-            add(&mut uses[home(layout.output)].draft, kv.saturating_mul(draft.n_layer.into()));
-        }
-        if let Some(vision) = needs.vision {
-            add(&mut uses[layout.vision].vision, vision.weights.saturating_add(vision.working));
-        }
-        for (room, used) in uses.iter_mut().enumerate() {
-            add(&mut used.weights, self.pinned(room));
-            used.compute = compute[room];
-            used.free = self.rooms[room].free.saturating_sub(used.sum());
-        }
-        uses
     }
 }
 

@@ -7,7 +7,7 @@ use super::compute::Known;
 use super::compute::Roles;
 use super::fit::{RoomUse, Search, floor};
 use super::place::Setting;
-use super::{N_BATCH_FLOOR, Room};
+use super::{N_BATCH_FLOOR, Room, RoomKind};
 use crate::gguf::TensorType;
 
 /// Why there is no layout.
@@ -49,9 +49,10 @@ pub struct Shortage {
 /// A room of a plan that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomShortage {
-    /// Such as `CUDA0`.
+    /// Such as `CUDA0`, or `CPU with Vulkan0` for memory that they share.
     pub name: String,
-    /// Bytes that would have to be there; on the processor, mapped weights are not counted.
+    /// Bytes that would have to be there; on the processor, mapped weights are not counted, and what lies on GPUs
+    /// that share its memory is.
     pub needed: u64,
     /// Bytes that may be taken.
     pub free: u64,
@@ -67,6 +68,8 @@ pub enum Hint {
     VisionOnCpu,
     GpuLayers(usize),
     EvenSplit,
+    Mmap,
+    WithoutGpus,
     SmallerFile,
 }
 
@@ -80,6 +83,8 @@ impl std::fmt::Display for Hint {
             Hint::VisionOnCpu => write!(f, "--no-mmproj-offload would fit"),
             Hint::GpuLayers(n) => write!(f, "--gpu-layers {n} would fit"),
             Hint::EvenSplit => write!(f, "it would fit without --tensor-split"),
+            Hint::Mmap => write!(f, "it would fit without --no-mmap"),
+            Hint::WithoutGpus => write!(f, "--device none would fit"),
             Hint::SmallerFile => write!(f, "a smaller quantization is needed"),
         }
     }
@@ -107,7 +112,7 @@ impl Shortage {
     pub(super) fn of(search: &mut Search<'_>) -> Self {
         let setting = lowest(search);
         let rooms = match search.places.overfull(&setting) {
-            Some(uses) => listed(search.places.rooms, &uses, search.places.mapped(&setting)),
+            Some(uses) => listed(search, &uses, &setting),
             None => full(search, &setting),
         };
         let hints = hints(search, &setting);
@@ -146,17 +151,30 @@ fn lowest(search: &Search<'_>) -> Setting {
     setting
 }
 
-fn listed(rooms: &[Room], uses: &[RoomUse], mapped: u64) -> Vec<RoomShortage> {
-    let last = rooms.len() - 1;
+fn listed(search: &Search<'_>, uses: &[RoomUse], setting: &Setting) -> Vec<RoomShortage> {
+    let places = &search.places;
+    let (rooms, last) = (places.rooms, places.rooms.len() - 1);
+    let (mapped, shared) = (places.mapped(setting), places.shared(uses));
     let mut listed = Vec::new();
     for (idx, (room, used)) in rooms.iter().zip(uses).enumerate() {
-        let needed = used.sum() - if idx == last { mapped } else { 0 };
+        let (needed, name) = match idx == last {
+            true => ((used.sum() - mapped).saturating_add(shared), with_sharers(rooms)),
+            false => (used.sum(), room.name.clone()),
+        };
         // A processor with room enough is not what is missing.
         if idx < last || needed > room.free {
-            listed.push(RoomShortage { name: room.name.clone(), needed, free: room.free });
+            listed.push(RoomShortage { name, needed, free: room.free });
         }
     }
     listed
+}
+
+/// The processor with the GPUs that share its memory.
+fn with_sharers(rooms: &[Room]) -> String {
+    let sharers = rooms.iter().filter(|room| room.kind == RoomKind::SharedGpu);
+    let names: Vec<&str> = sharers.map(|room| room.name.as_str()).collect();
+    let cpu = &rooms[rooms.len() - 1].name;
+    if names.is_empty() { cpu.clone() } else { format!("{cpu} with {}", names.join(", ")) }
 }
 
 fn hints(search: &mut Search<'_>, setting: &Setting) -> Vec<Hint> {
@@ -182,6 +200,9 @@ fn hints(search: &mut Search<'_>, setting: &Setting) -> Vec<Hint> {
     }
     if search.places.fits_evenly(setting) {
         hints.push(Hint::EvenSplit);
+    }
+    if search.places.fits_mapped(setting) {
+        hints.push(Hint::Mmap);
     }
     if hints.is_empty() {
         hints.push(Hint::SmallerFile);

@@ -1,4 +1,6 @@
-//! The search against a slower one that tries every run of layers, and single cases told by hand.
+//! The search against a slower one that tries every run of layers.
+
+mod cases;
 
 use super::*;
 use TensorType as T;
@@ -90,18 +92,30 @@ impl Case {
             (0..n_gpu).map(|i| room(random, format!("GPU{i}"), RoomKind::Gpu)).collect();
         let free = random.of(total / 10, 6 * total);
         rooms.push(Room { name: "CPU".to_owned(), kind: RoomKind::Cpu, free });
+        let wish = wish(random, n_layer, n_gpu);
+        if random.chance(40) {
+            share_memory(random, &mut rooms[..n_gpu], wish.tensor_split.is_some());
+        }
         let working = Working {
             base: random.of(MIB, 30 * MIB),
             per_cell: random.of(0, 1 << 10),
             per_token: random.of(0, 100 << 10),
             output: random.of(0, 60 * MIB),
         };
-        Case { rooms, needs: needs(random, layers), wish: wish(random, n_layer, n_gpu), working }
+        Case { rooms, needs: needs(random, layers), wish, working }
     }
 
     fn fit(&self) -> Result<Fit, Refusal> {
         let n_rooms = self.rooms.len();
         fit(&self.rooms, &self.needs, &self.wish, &mut |layout| self.working.of(layout, n_rooms))
+    }
+}
+
+/// Makes one of `gpus` use the processor's memory: the first, or with proportions whichever.
+fn share_memory(random: &mut Random, gpus: &mut [Room], in_any_order: bool) {
+    let last = if in_any_order { gpus.len() as u64 - 1 } else { 0 };
+    if let Some(room) = gpus.get_mut(random.of(0, last) as usize) {
+        room.kind = RoomKind::SharedGpu;
     }
 }
 
@@ -145,6 +159,7 @@ fn wish(random: &mut Random, n_layer: usize, n_gpu: usize) -> Wish {
         tensor_split: (n_gpu > 0 && random.chance(20)).then(|| split(random)),
         kv_offload: random.chance(80),
         vision_offload: random.chance(80),
+        mmap: random.chance(80),
         step_down: StepDown {
             ctx: random.chance(70),
             kv: random.chance(50),
@@ -181,61 +196,65 @@ impl Slow<'_> {
         let n_on_cpu = n_layer - n_on_gpu;
         let mut cpu = kv * (if wish.kv_offload { n_on_cpu } else { n_layer }) as u64;
         cpu += if c.n == 0 || !wish.kv_offload { draft_kv } else { 0 };
-        let resident = resident && cpu > 0;
+        let has_kv = cpu > 0;
         cpu += working.on(n_on_cpu > 0, c.n == 0, true, c.n_ctx, c.n_batch);
-        let mut mapped = needs.embedding + needs.pinned.get(n_gpu).unwrap_or(&0);
-        mapped += needs.layers[..n_on_cpu].iter().sum::<u64>();
+        let mut weights = needs.embedding + needs.pinned.get(n_gpu).unwrap_or(&0);
+        weights += needs.layers[..n_on_cpu].iter().sum::<u64>();
         if c.n == 0 {
-            mapped += if needs.is_tied { 0 } else { needs.output };
-            mapped += needs.draft.map_or(0, |d| d.weights);
+            weights += if needs.is_tied { 0 } else { needs.output };
+            weights += needs.draft.map_or(0, |d| d.weights);
         }
         if !c.vision {
             cpu += needs.vision.map_or(0, |v| v.working);
-            mapped += needs.vision.map_or(0, |v| v.weights);
-        }
-        if cpu + (if resident { mapped } else { 0 }) > rooms[n_gpu].free {
-            return false;
+            weights += needs.vision.map_or(0, |v| v.weights);
         }
         let towers = if c.vision { (0..n_gpu).map(Some).collect() } else { vec![None] };
-        towers.into_iter().any(|tower| match c.n {
-            0 => (0..n_gpu).all(|room| self.room_fits(c, room, &[], false, tower)),
-            _ => (0..n_gpu).any(|output| self.runs_fit(c, output, tower)),
+        let least = towers.into_iter().filter_map(|tower| match c.n {
+            0 => (0..n_gpu).map(|room| self.shared(c, room, &[], false, tower)).sum(),
+            _ => (0..n_gpu).filter_map(|output| self.least_shared(c, output, tower)).min(),
+        });
+        least.min().is_some_and(|shared: u64| {
+            let must_hold = !wish.mmap || (resident && (has_kv || shared > 0));
+            cpu + shared + (if must_hold { weights } else { 0 }) <= rooms[n_gpu].free
         })
     }
 
-    fn runs_fit(&self, c: &Chosen, output: usize, tower: Option<usize>) -> bool {
+    /// The least bytes on GPUs that share the processor's memory, over all runs that fit the GPUs.
+    fn least_shared(&self, c: &Chosen, output: usize, tower: Option<usize>) -> Option<u64> {
         let needs = &self.0.needs;
         let (n_layer, n_gpu) = (needs.layers.len(), self.0.rooms.len() - 1);
         let wanted = c.n - 1;
         if let Some(split) = &self.0.wish.tensor_split {
             let (counts, last) = self.split(split, c.n);
             let mut at = n_layer - wanted;
-            return last == output
-                && (0..n_gpu).all(|room| {
-                    let layers = &needs.layers[at..at + counts[room]];
-                    at += counts[room];
-                    self.room_fits(c, room, layers, room == output, tower)
-                });
+            let rooms = (0..n_gpu).map(|room| {
+                let layers = &needs.layers[at..at + counts[room]];
+                at += counts[room];
+                self.shared(c, room, layers, room == output, tower)
+            });
+            return if last == output { rooms.sum() } else { None };
         }
-        // Numbers of layers, from the last one, that rooms from the last one on can hold.
-        let mut reached = vec![false; wanted + 1];
-        reached[0] = true;
+        // By the number of layers, from the last one, that rooms from the last one on have.
+        let mut least = vec![None; wanted + 1];
+        least[0] = Some(0);
         for room in (0..n_gpu).rev() {
-            let mut next = vec![false; wanted + 1];
-            for from in (0..=wanted).filter(|&from| reached[from]) {
-                for (to, reached) in next.iter_mut().enumerate().skip(from) {
+            let mut next: Vec<Option<u64>> = vec![None; wanted + 1];
+            for from in 0..=wanted {
+                let Some(before) = least[from] else { continue };
+                for (to, next) in next.iter_mut().enumerate().skip(from) {
                     let layers = &needs.layers[n_layer - to..n_layer - from];
                     let may = room <= output || layers.is_empty();
-                    if may && self.room_fits(c, room, layers, room == output, tower) {
-                        *reached = true;
-                    } else if !layers.is_empty() {
-                        break;
+                    let here = self.shared(c, room, layers, room == output, tower);
+                    match here.filter(|_| may) {
+                        Some(n) => *next = Some(next.map_or(before + n, |old| old.min(before + n))),
+                        None if layers.is_empty() => {}
+                        None => break,
                     }
                 }
             }
-            reached = next;
+            least = next;
         }
-        reached[wanted]
+        least[wanted]
     }
 
     fn split(&self, split: &[f32], n: usize) -> (Vec<usize>, usize) {
@@ -251,14 +270,15 @@ impl Slow<'_> {
         (counts, room(n - 1))
     }
 
-    fn room_fits(
+    /// Bytes that a room takes of the processor's memory; `None` where they do not fit the room.
+    fn shared(
         &self,
         c: &Chosen,
         room: usize,
         layers: &[u64],
         output: bool,
         tower: Option<usize>,
-    ) -> bool {
+    ) -> Option<u64> {
         let Case { needs, wish, working, rooms } = self.0;
         let kv = if wish.kv_offload { self.row(c.types) * u64::from(c.n_ctx) } else { 0 };
         let pinned = needs.pinned.get(room).copied().unwrap_or(0);
@@ -271,7 +291,8 @@ impl Slow<'_> {
         if tower == Some(room) {
             all += needs.vision.map_or(0, |v| v.weights + v.working);
         }
-        all <= rooms[room].free
+        let is_shared = rooms[room].kind == RoomKind::SharedGpu;
+        (all <= rooms[room].free).then_some(if is_shared { all } else { 0 })
     }
 
     /// The largest context up to the wished one.
@@ -397,8 +418,17 @@ fn never_over(case: &Case, fit: &Fit, seed: u64) {
         (true, Some(draft)) => draft.weights,
         _ => 0,
     });
-    assert!(last.kv + last.compute + working + draft_kv <= case.rooms[cpu].free, "{note}");
-    assert_eq!(fit.over_memory.is_some(), last.sum() > case.rooms[cpu].free, "{note}");
+    let of_shared = |(room, used): (&Room, &RoomUse)| match room.kind {
+        RoomKind::SharedGpu => used.sum(),
+        RoomKind::Gpu | RoomKind::Cpu => 0,
+    };
+    let shared: u64 = case.rooms.iter().zip(&fit.rooms).map(of_shared).sum();
+    let needed = match case.wish.mmap {
+        true => last.kv + last.compute + working + draft_kv,
+        false => last.sum(),
+    };
+    assert!(needed + shared <= case.rooms[cpu].free, "{note}");
+    assert_eq!(fit.over_memory.is_some(), last.sum() + shared > case.rooms[cpu].free, "{note}");
     // The rooms' order is the layers'.
     let order: Vec<usize> =
         layout.layers.iter().map(|&r| if r == cpu { 0 } else { r + 1 }).collect();
@@ -422,215 +452,4 @@ fn ten_thousand_machines_are_filled_as_well_as_can_be_and_never_over() {
     }
     assert!((3000..9000).contains(&n_fits), "{n_fits} cases fit");
     assert!(n_measured < 80_000 && most < 400, "{n_measured} measures, {most} for one machine");
-}
-
-/// 88 layers of 0.78 GiB, as in a Q4_K_M of Medium 3.5, on GPUs of `memory` GiB.
-fn medium(memory: &[u64]) -> Case {
-    let room = |(i, gib): (usize, &u64)| Room {
-        name: format!("CUDA{i}"),
-        kind: RoomKind::Gpu,
-        free: gib * GIB,
-    };
-    let mut rooms: Vec<Room> = memory.iter().enumerate().map(room).collect();
-    rooms.push(Room { name: "CPU".to_owned(), kind: RoomKind::Cpu, free: 64 * GIB });
-    let needs = Needs {
-        layers: vec![812 * MIB; 88],
-        output: 1260 * MIB,
-        is_tied: false,
-        embedding: 864 * MIB,
-        pinned: Vec::new(),
-        kv_row: [1024, 1024],
-        kv_head: [128, 128],
-        vision: None,
-        draft: None,
-    };
-    let step_down = StepDown { ctx: true, kv: true, batch: true, layers: true };
-    let wish = Wish {
-        n_ctx: 262_144,
-        cache_types: [T::F16; 2],
-        n_batch: 512,
-        gpu_layers: None,
-        tensor_split: None,
-        kv_offload: true,
-        vision_offload: true,
-        step_down,
-    };
-    let working = Working { base: 300 * MIB, per_cell: 1024, per_token: 0, output: 256 * MIB };
-    Case { rooms, needs, wish, working }
-}
-
-#[test]
-fn the_context_is_lowered_first() {
-    let fit = medium(&[76]).fit().unwrap();
-    assert_eq!(fit.gpu_layers(), 89);
-    assert_eq!(fit.layout.cache_types, [T::F16; 2]);
-    let n_ctx = fit.layout.n_ctx;
-    assert_eq!(fit.steps, [Step::Ctx { from: 262_144, to: n_ctx }]);
-    assert!((13_000..15_000).contains(&n_ctx) && n_ctx.is_multiple_of(256), "{n_ctx}");
-    let one_more = 256 * (1024 + 88 * 4096);
-    assert!(fit.rooms[0].free < one_more, "{}", fit.rooms[0].free);
-    assert_eq!((fit.rooms[1].weights, fit.rooms[1].kv), (864 * MIB, 0));
-}
-
-#[test]
-fn then_the_cache_and_then_layers() {
-    let mut case = medium(&[0]);
-    case.rooms[0].free = 72 * GIB + 700 * MIB;
-    let fit = case.fit().unwrap();
-    assert_eq!(fit.layout.cache_types, [T::Q8_0; 2]);
-    assert!(
-        matches!(fit.steps[..], [Step::Ctx { .. }, Step::CacheTypes { .. }]),
-        "{:?}",
-        fit.steps
-    );
-
-    // Heads that q8_0's blocks do not divide stay as they are.
-    let heads = Needs { kv_head: [80, 80], ..case.needs.clone() };
-    let fit = Case { needs: heads, ..case.clone() }.fit().unwrap();
-    assert_eq!(fit.layout.cache_types, [T::F16; 2]);
-
-    case.rooms[0].free = 24 * GIB;
-    let fit = case.fit().unwrap();
-    let n = fit.gpu_layers();
-    let [Step::Ctx { to, .. }, Step::Layers { from: 89, to: 28 }] = fit.steps[..] else {
-        panic!("{:?}", fit.steps);
-    };
-    // What a layer less would leave goes to the context.
-    assert!((n, to > N_CTX_FLOOR) == (28, true) && fit.rooms[0].free < 812 * MIB, "{fit:?}");
-    assert_eq!(fit.layout.layers.iter().filter(|&&room| room == 0).count(), 27);
-    assert_eq!((fit.layout.layers[87], fit.layout.output), (0, 0));
-    assert_eq!(fit.over_memory, None);
-
-    case.rooms[1].free = 8 * GIB;
-    let over = case.fit().unwrap();
-    assert_eq!(over.gpu_layers(), 28);
-    assert_eq!(over.layout.n_ctx, N_CTX_FLOOR);
-    assert!(over.over_memory.is_some_and(|n| n > 40 * GIB));
-}
-
-#[test]
-fn gpus_are_filled_to_the_same_share() {
-    let mut case = medium(&[96, 24, 48]);
-    case.wish.n_ctx = 16_384;
-    let fit = case.fit().unwrap();
-    assert_eq!(fit.steps, []);
-    let share = |i: usize| fit.rooms[i].sum() as f64 / case.rooms[i].free as f64;
-    let shares = [0, 1, 2].map(share);
-    let layer = 876.0 / 1024.0 / 24.0;
-    assert!(shares.iter().all(|share| (share - shares[0]).abs() < layer), "{shares:?}");
-
-    case.wish.tensor_split = Some(vec![3.0, 0.0, 1.0]);
-    let fit = case.fit().unwrap();
-    let count = |room| fit.layout.layers.iter().filter(|&&r| r == room).count();
-    assert_eq!([0, 1, 2, 3].map(count), [67, 0, 21, 0]);
-    assert_eq!(fit.layout.output, 2);
-}
-
-#[test]
-fn a_number_of_layers_is_the_last_layers_with_the_output_as_one_more() {
-    let mut case = medium(&[48, 48]);
-    case.rooms[2].free = 96 * GIB;
-    case.wish.n_ctx = 8192;
-    for (n, counts, output) in [(0, [0, 0, 88], 2), (1, [0, 0, 88], 1), (2, [0, 1, 87], 1)] {
-        case.wish.gpu_layers = Some(n);
-        let fit = case.fit().unwrap();
-        let count = |room| fit.layout.layers.iter().filter(|&&r| r == room).count();
-        let found = [0, 1, 2].map(count);
-        // Even rooms share what there is; here only the whole matters.
-        assert_eq!((found[0] + found[1], found[2]), (counts[0] + counts[1], counts[2]), "{n}");
-        assert_eq!((fit.layout.output, fit.steps.len()), (output, 0), "{n}");
-    }
-    case.wish.gpu_layers = Some(89);
-    assert_eq!(case.fit().unwrap().gpu_layers(), 89);
-}
-
-#[test]
-fn the_tower_goes_where_all_layers_fit_beside_it() {
-    let mut case = medium(&[48, 48]);
-    case.needs.vision = Some(VisionNeeds { weights: 5 * GIB, working: GIB });
-    case.wish.n_ctx = 16_384;
-    let fit = case.fit().unwrap();
-    let shares = [0, 1].map(|i| fit.rooms[i].sum());
-    assert!(fit.layout.vision < 2 && shares[0].abs_diff(shares[1]) < GIB, "{fit:?}");
-    assert_eq!(fit.rooms[fit.layout.vision].vision, 6 * GIB);
-    // It leaves before any layer does.
-    case.rooms.remove(0);
-    case.rooms[0].free = 73 * GIB;
-    let fit = case.fit().unwrap();
-    assert_eq!((fit.layout.vision, fit.gpu_layers()), (1, 89));
-    assert!(fit.steps.contains(&Step::Vision), "{:?}", fit.steps);
-}
-
-#[test]
-fn without_gpus_the_context_is_what_fits_beside_the_weights() {
-    let mut case = medium(&[]);
-    let weights = 88 * 812 * MIB + (1260 + 864) * MIB;
-    case.rooms[0].free = weights + 12 * GIB;
-    let fit = case.fit().unwrap();
-    assert!((33_000..36_000).contains(&fit.layout.n_ctx), "{}", fit.layout.n_ctx);
-    assert_eq!((fit.over_memory, fit.gpu_layers()), (None, 0));
-    case.rooms[0].free = 32 * GIB;
-    let fit = case.fit().unwrap();
-    assert_eq!((fit.layout.n_ctx, fit.over_memory.is_some()), (N_CTX_FLOOR, true));
-    case.wish.n_ctx = 2048;
-    assert_eq!(case.fit().unwrap().layout.n_ctx, 2048);
-    // A fixed context needs no more than its cache.
-    case.wish = Wish { n_ctx: 65_536, step_down: StepDown::default(), ..case.wish };
-    assert_eq!(case.fit().unwrap().layout.n_ctx, 65_536);
-    case.wish.n_ctx = 131_072;
-    let text = case.fit().unwrap_err().to_string();
-    assert!(text.contains("CPU needs 44.7 GiB of 32.0 free; --ctx 93440 would fit"), "{text}");
-    assert!(text.contains("--cache-type-k q8_0 --cache-type-v q8_0 would fit at this"), "{text}");
-}
-
-#[test]
-fn a_refusal_names_rooms_and_flags_that_would_help() {
-    let mut case = medium(&[48, 40]);
-    case.wish = Wish { n_ctx: 65_536, step_down: StepDown::default(), ..case.wish };
-    let refusal = case.fit().unwrap_err();
-    let text = refusal.to_string();
-    let Refusal::Memory(Shortage { hints, rooms, .. }) = refusal else { panic!("{text}") };
-    assert!(rooms.len() == 2 && rooms.iter().all(|room| room.needed > room.free), "{text}");
-    for hint in hints {
-        let mut wish = case.wish.clone();
-        match hint {
-            Hint::Ctx(n) => wish.n_ctx = n,
-            Hint::CacheTypes => wish.cache_types = [T::Q8_0; 2],
-            Hint::GpuLayers(n) => wish.gpu_layers = Some(n as u32),
-            hint => panic!("{hint} in {text}"),
-        }
-        let helped = Case { wish, ..case.clone() };
-        assert!(helped.fit().is_ok(), "{hint} in {text}");
-    }
-    for part in ["CUDA0 needs", "CUDA1 needs", "GiB of 48.0 free", "--ctx 4", "--gpu-layers 8"] {
-        assert!(text.contains(part), "{part} in {text}");
-    }
-    case.wish.tensor_split = Some(vec![1.0, 1.0, 1.0]);
-    let text = case.fit().unwrap_err().to_string();
-    assert!(text.starts_with("--tensor-split 1,1,1: "), "{text}");
-    for split in [vec![], vec![0.0, 0.0], vec![-1.0, 2.0], vec![f32::NAN, 1.0]] {
-        case.wish.tensor_split = Some(split);
-        assert!(matches!(case.fit(), Err(Refusal::Split { .. })));
-    }
-    case.wish.tensor_split = Some(vec![0.0, 1.0]);
-    let Err(Refusal::Memory(shortage)) = case.fit() else { panic!("40 GiB are too few") };
-    assert!(shortage.rooms[0].needed == 0 && shortage.rooms[1].needed > 90 * GIB);
-    assert!(matches!(shortage.hints[..], [Hint::GpuLayers(_)]), "{shortage:?}");
-}
-
-/// A measure that knows no roles: more layers on a room need more working memory there.
-#[test]
-fn a_plan_is_measured_as_it_is_before_it_is_used() {
-    let case = medium(&[48, 48]);
-    let mut wish = case.wish.clone();
-    for n_ctx in [8192, 30_000, 65_536] {
-        wish.n_ctx = n_ctx;
-        let mut measure = |layout: &Layout| {
-            let n = |room| layout.layers.iter().filter(|&&r| r == room).count() as u64;
-            vec![n(0) * 40 * MIB, n(1) * 10 * MIB, 0]
-        };
-        let fit = fit(&case.rooms, &case.needs, &wish, &mut measure).unwrap();
-        assert!((0..2).all(|i| fit.rooms[i].sum() <= case.rooms[i].free), "{fit:?}");
-        assert_eq!(fit.rooms[0].compute, measure(&fit.layout)[0]);
-    }
 }

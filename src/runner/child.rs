@@ -63,9 +63,9 @@ pub fn serve(
     Steps { scheduler, requests, reports, load: Load::default() }.run()
 }
 
-/// Tells the front that the model cannot be opened.
-pub fn refuse(why: String, mut output: impl Write) -> Result<(), FrameError> {
-    output.write_all(&frame::encode(Kind::Message, &Report::Refused(why))?)?;
+/// Tells the front that the model cannot be opened, which `report` says.
+pub fn refuse(report: &Report, mut output: impl Write) -> Result<(), FrameError> {
+    output.write_all(&frame::encode(Kind::Message, report)?)?;
     Ok(output.flush()?)
 }
 

@@ -210,6 +210,7 @@ mod tests {
                 Report::Step(events, Load { n_cells, ..Load::default() })
             }),
             ".*".prop_map(Report::Refused),
+            ".*".prop_map(Report::WrongUsage),
             (any::<u64>(), ".*").prop_map(|(id, note)| Report::Prepared(JobId(id), Ok(vec![note]))),
             (any::<u64>(), ".*", ".*")
                 .prop_map(|(id, a, b)| Report::Prepared(JobId(id), Err((a, b)))),

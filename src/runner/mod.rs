@@ -104,6 +104,8 @@ pub enum Report {
     Ready(ModelFacts),
     /// It cannot be opened; the runner ends.
     Refused(String),
+    /// It cannot be opened with these flags, whatever the file; the runner ends.
+    WrongUsage(String),
     /// What was to be compiled: the notes about it, or the field at fault and what is wrong with it.
     Prepared(JobId, Result<Vec<String>, (String, String)>),
     /// Events of one step, in their order, and how busy it is since.
@@ -136,6 +138,8 @@ pub enum State {
     Ready(std::sync::Arc<ModelFacts>),
     /// It cannot be started, for this reason; tried again now and then.
     Failed(String),
+    /// It cannot be started with these flags; tried again, since devices may come back.
+    WrongUsage(String),
     /// It was told to end.
     Stopped,
 }

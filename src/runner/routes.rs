@@ -328,7 +328,7 @@ impl Routes {
                     self.step(&mut inner, event);
                 }
             }
-            Report::Ready(_) | Report::Refused(_) => {}
+            Report::Ready(_) | Report::Refused(_) | Report::WrongUsage(_) => {}
         }
         let is_outgoing = !inner.outgoing.is_empty();
         drop(inner);

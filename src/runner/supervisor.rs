@@ -60,6 +60,8 @@ enum Fate {
     Stopped,
     /// It cannot open the model, or is not the one that is wanted.
     Refused(String),
+    /// Its flags are wrong.
+    WrongUsage(String),
     /// It has ended, or was ended because it was no good any more.
     Died(String),
 }
@@ -102,6 +104,10 @@ impl Supervisor {
                 Fate::Refused(why) => {
                     n_deaths = n_deaths.max(N_AT_ONCE);
                     (why.clone(), State::Failed(why))
+                }
+                Fate::WrongUsage(why) => {
+                    n_deaths = n_deaths.max(N_AT_ONCE);
+                    (why.clone(), State::WrongUsage(why))
                 }
                 Fate::Died(why) if has_served => (why.clone(), State::Loading(Some(why))),
                 Fate::Died(why) => (why.clone(), State::Failed(why)),
@@ -176,6 +182,7 @@ impl Supervisor {
                     self.state.send_replace(State::Ready(Arc::new(facts)));
                 }
                 Ok(Some(Report::Refused(why))) => return Some(Fate::Refused(why)),
+                Ok(Some(Report::WrongUsage(why))) => return Some(Fate::WrongUsage(why)),
                 Ok(Some(report)) => self.routes.take(report),
                 Ok(None) | Err(FrameError::Io(_) | FrameError::Torn) => return None,
                 Err(error) => return Some(Fate::Died(format!("the engine stopped: {error}"))),

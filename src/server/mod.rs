@@ -35,7 +35,7 @@ pub(crate) use http::{Access, Keys};
 pub(crate) use metrics::Metrics;
 pub(crate) use names::Names;
 pub(crate) use request::Queue;
-pub(crate) use run::{Start, run};
+pub(crate) use run::{Start, WrongUsage, run};
 
 /// What every request needs.
 #[derive(Debug)]

@@ -48,6 +48,11 @@ pub(crate) struct Start {
     pub(crate) log: Log,
 }
 
+/// Flags with which no engine starts.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrongUsage(pub(crate) String);
+
 /// Serves until a signal ends it. `listening` is told the address once it is open.
 pub(crate) fn run(start: Start, listening: impl FnOnce(SocketAddr)) -> Result<()> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
@@ -131,7 +136,8 @@ async fn watched(app: &SharedApp) -> Result<()> {
             State::Failed(why) if app.known.borrow().is_none() => {
                 bail!("the engine cannot be started: {why}")
             }
-            State::Failed(why) => {
+            State::WrongUsage(why) if app.known.borrow().is_none() => bail!(WrongUsage(why)),
+            State::Failed(why) | State::WrongUsage(why) => {
                 app.log.line(&format!("the engine cannot be started, tried again later: {why}"));
             }
         }

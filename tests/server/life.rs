@@ -1,5 +1,6 @@
 //! Before a server can answer, when its clients leave, and when it is told to end.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -53,6 +54,34 @@ fn a_server_that_loads_says_so() {
             assert_eq!(answer.header("retry-after"), Some("2"));
         }
         return;
+    }
+}
+
+#[test]
+fn wrong_flags_for_devices_are_wrong_usage_and_what_fails_is_not() {
+    for (flags, code, text) in [
+        (&["--device", "X"][..], 2, "error: --device: no device is called X; "),
+        (
+            &["--override-tensor", "ffn=Y"],
+            2,
+            "error: --override-tensor: no device called Y is in use; ",
+        ),
+        (
+            &["--flash-attn", "off", "--cache-type-v", "q8_0"],
+            1,
+            "error: the engine cannot be started: built-in tiny model: a cache of type q8_0 needs",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_gust"))
+            .args(["serve", "--port", "0"])
+            .args(flags)
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{flags:?}: {said}");
+        assert_eq!((said.matches("error:").count(), said.matches(text).count()), (1, 1), "{said}");
+        assert!(said.ends_with('\n') && !said.ends_with("\n\n"), "{said:?}");
     }
 }
 

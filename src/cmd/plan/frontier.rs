@@ -6,8 +6,7 @@ use anyhow::Result;
 
 use super::machine::Machine;
 use super::subject::Subject;
-use super::{Args, measure, wish};
-use crate::engine::Measure;
+use crate::engine::{self, Asked, EngineOptions, Measure};
 use crate::gguf::TensorType;
 use crate::model::Mix;
 use crate::plan::{self, Fit, Layout, StepDown, Wish};
@@ -75,7 +74,7 @@ impl Frontier {
     pub(super) fn of(
         subject: &Subject,
         machine: &Machine,
-        args: &Args,
+        options: &EngineOptions,
         printer: &Printer,
     ) -> Result<Self> {
         let n_ctx_train = subject.hparams.n_ctx_train;
@@ -93,13 +92,15 @@ impl Frontier {
         for name in MIXES {
             let mix = Mix::from_name(name).expect("published mixes are known");
             let subject = subject.with(mix);
+            let asked = subject.asked(options);
+            let machine = asked.machine(&machine.base)?;
             let mut planner = Planner {
-                wish: wish(&subject, machine, args)?,
+                wish: asked.wish(&machine)?,
+                measure: asked.measure(&machine)?,
                 machine,
-                measure: measure(&subject, machine)?,
                 mix,
                 known: &mut known,
-                subject: &subject,
+                asked,
             };
             let columns = types.iter().map(|&ty| planner.column(ty, &contexts)).collect();
             rows.push(Row { mix, weights: subject.weight_bytes(), columns });
@@ -120,8 +121,8 @@ impl Frontier {
 
 /// Plans one quantization.
 struct Planner<'a> {
-    subject: &'a Subject,
-    machine: &'a Machine,
+    asked: Asked<'a>,
+    machine: engine::Machine,
     wish: Wish,
     measure: Measure,
     mix: &'static Mix,
@@ -130,7 +131,7 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn column(&mut self, ty: TensorType, contexts: &[u32]) -> Column {
-        let n_ctx = self.subject.hparams.n_ctx_train;
+        let n_ctx = self.asked.hparams.n_ctx_train;
         let wish = Wish { n_ctx, cache_types: [ty; 2], ..self.wish.clone() };
         let longest = StepDown { ctx: true, ..StepDown::default() };
         let longest = self.fit(&Wish { step_down: longest, ..wish.clone() });
@@ -148,9 +149,9 @@ impl Planner<'_> {
     }
 
     fn fit(&mut self, wish: &Wish) -> Option<Fit> {
-        let needs = self.subject.needs(&self.machine.overrides(), self.machine.rooms.len());
-        let cpu = self.machine.n_gpu();
-        plan::fit(&self.machine.rooms, &needs, wish, &mut |layout: &Layout| {
+        let machine = &self.machine;
+        let (needs, cpu) = (self.asked.needs(machine), machine.n_gpu());
+        let fit = plan::fit(&machine.rooms, &needs, wish, &mut |layout: &Layout| {
             let mut rooms = layout.layers.clone();
             rooms.dedup();
             let on_cpu = rooms.contains(&cpu);
@@ -158,8 +159,8 @@ impl Planner<'_> {
             let mix = if on_cpu { self.mix.name } else { "" };
             let key = (rooms, output, n_ctx, cache_types, n_batch, mix);
             self.known.entry(key).or_insert_with(|| self.measure.compute(layout)).clone()
-        })
-        .ok()
+        });
+        fit.ok().filter(|fit| self.measure.check(&fit.layout).is_ok())
     }
 
     fn cell(&self, fit: &Fit) -> Cell {
@@ -167,9 +168,9 @@ impl Planner<'_> {
         if n_gpu == 0 {
             return if fit.over_memory.is_none() { Cell::Whole } else { Cell::No };
         }
-        let all = self.subject.hparams.n_layer as usize + 1;
+        let all = self.asked.hparams.n_layer as usize + 1;
         let wanted = self.wish.gpu_layers.map_or(all, |n| all.min(n as usize));
-        let has_tower = self.subject.vision.is_some() && self.wish.vision_offload;
+        let has_tower = self.asked.vision.is_some() && self.wish.vision_offload;
         match wanted.saturating_sub(fit.gpu_layers()) {
             0 if has_tower && fit.layout.vision == n_gpu => Cell::VisionOff,
             0 => Cell::Whole,

@@ -6,13 +6,14 @@ use super::Page;
 use super::frontier::{Cell, Frontier};
 use super::machine::Machine;
 use super::speed::{BANDWIDTH_SHARE, FLOPS_SHARE};
-use crate::plan::{Fit, Refusal, Step};
+use crate::engine::Error;
+use crate::plan::{Fit, Refusal, RoomKind, RoomShortage, Step};
 
 /// The whole page.
 pub(super) fn render(page: &Page) -> Value {
     let fit = page.outcome.as_ref().ok();
     let layout = fit.map(|fit| &fit.layout);
-    let name = |room: usize| page.machine.rooms[room].name.clone();
+    let name = |room: usize| page.machine.base.rooms[room].name.clone();
     json!({
         "model": model(page),
         "hypothetical": !page.machine.is_real,
@@ -70,9 +71,13 @@ fn devices(machine: &Machine, fit: Option<&Fit>) -> Vec<Value> {
         json!({
             "name": device.name(),
             "description": device.description(),
-            "kind": if i < machine.n_gpu() { "gpu" } else { "cpu" },
+            "kind": match machine.base.rooms[i].kind {
+                RoomKind::Gpu => "gpu",
+                RoomKind::SharedGpu => "igpu",
+                RoomKind::Cpu => "cpu",
+            },
             "memory_bytes": machine.memory[i],
-            "usable_bytes": machine.rooms[i].free,
+            "usable_bytes": machine.base.rooms[i].free,
             "n_layer": n_layer,
             "first_layer": first,
             "has_output": fit.map(|fit| fit.layout.output == i),
@@ -87,7 +92,7 @@ fn devices(machine: &Machine, fit: Option<&Fit>) -> Vec<Value> {
             "tflops": card.tflops,
         })
     };
-    machine.devices.iter().enumerate().map(device).collect()
+    machine.base.devices.iter().enumerate().map(device).collect()
 }
 
 fn step(step: &Step) -> Value {
@@ -104,16 +109,19 @@ fn step(step: &Step) -> Value {
     }
 }
 
-fn refusal(refusal: &Refusal) -> Value {
-    let (rooms, hints) = match refusal {
-        Refusal::Split { .. } => (Vec::new(), Vec::new()),
-        Refusal::Memory(shortage) => {
-            let room = |room: &crate::plan::RoomShortage| json!({ "name": room.name, "needed_bytes": room.needed, "usable_bytes": room.free });
+fn refusal(error: &Error) -> Value {
+    let (rooms, hints) = match error {
+        Error::DoesNotFit(Refusal::Memory(shortage)) => {
+            let room = |room: &RoomShortage| {
+                let RoomShortage { name, needed, free } = room;
+                json!({ "name": name, "needed_bytes": needed, "usable_bytes": free })
+            };
             let hints = shortage.hints.iter().map(ToString::to_string).collect();
             (shortage.rooms.iter().map(room).collect(), hints)
         }
+        _ => (Vec::new(), Vec::new()),
     };
-    json!({ "message": refusal.to_string(), "devices": rooms, "hints": hints })
+    json!({ "message": error.to_string(), "devices": rooms, "hints": hints })
 }
 
 fn frontier(frontier: &Frontier) -> Vec<Value> {

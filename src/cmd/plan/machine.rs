@@ -7,19 +7,14 @@ use super::Args;
 use super::cards::{Card, card};
 use crate::bench::ReadBuffer;
 use crate::cmd::devices;
-use crate::engine::{
-    DeviceOptions, GPU_MARGIN, MEMORY_MARGIN, by_index, default_n_threads, memory_available,
-};
+use crate::engine::{self, DeviceOptions, default_n_threads, memory_available};
 use crate::ggml::{Device, devices as all_devices, pretend_gpus};
-use crate::model::Override;
-use crate::plan::{Room, RoomKind};
 use crate::term::Printer;
 
 /// Devices with what is known of them, the processor last.
 pub(super) struct Machine {
-    pub(super) devices: Vec<Device>,
+    pub(super) base: engine::Machine,
     pub(super) options: DeviceOptions,
-    pub(super) rooms: Vec<Room>,
     /// Memory that each has in all, as far as it may be planned with.
     pub(super) memory: Vec<u64>,
     pub(super) cards: Vec<Card>,
@@ -42,36 +37,55 @@ impl Machine {
             all.push(cpu);
             devices::choose_of(&args.devices, &all, &mut |_| {})?
         };
-        let mut devices = options.gpus.clone();
-        devices.push(cpu);
-        let n_gpu = options.gpus.len();
+        if is_real && !args.json {
+            devices::warn_unmet(&args.devices, &options, printer);
+        }
+        let ram = args.ram.unwrap_or_else(memory_available);
+        let base = engine::Machine::new(&options.gpus, Some(ram))?;
         let mut memory: Vec<u64> = options.gpus.iter().map(|gpu| gpu.memory()[0]).collect();
-        memory.push(args.ram.unwrap_or_else(memory_available));
-        let room = |(i, device): (usize, &Device)| Room {
-            name: device.name().to_owned(),
-            kind: if i < n_gpu { RoomKind::Gpu } else { RoomKind::Cpu },
-            free: memory[i].saturating_sub(if i < n_gpu { GPU_MARGIN } else { MEMORY_MARGIN }),
-        };
-        let rooms = devices.iter().enumerate().map(room).collect();
+        memory.push(ram);
         let mut cards: Vec<Card> =
-            devices.iter().map(|device| card(&device.description())).collect();
+            base.devices.iter().map(|device| card(&device.description())).collect();
         if args.measure {
             let buffer = ReadBuffer::new(u64::MAX, memory_available());
-            cards[n_gpu].bandwidth = Some(buffer.gb_per_s(default_n_threads()));
+            cards[base.n_gpu()].bandwidth = Some(buffer.gb_per_s(default_n_threads()));
         }
         given(&args.bandwidth, "--bandwidth", &mut cards, |card, x| card.bandwidth = Some(x))?;
         given(&args.tflops, "--tflops", &mut cards, |card, x| card.tflops = Some(x))?;
-        Ok(Machine { devices, options, rooms, memory, cards, is_real })
+        Ok(Machine { base, options, memory, cards, is_real })
     }
 
     /// Number of GPUs.
     pub(super) fn n_gpu(&self) -> usize {
-        self.devices.len() - 1
+        self.base.n_gpu()
     }
 
-    /// Tensors that the user has a place for.
-    pub(super) fn overrides(&self) -> Vec<Override> {
-        by_index(&self.options.overrides, &self.devices)
+    /// The devices as a plan has them: GPUs that it joined are one, as fast as all of them.
+    pub(super) fn as_planned(self, planned: &engine::Machine) -> Self {
+        if !planned.devices[0].is_joint() {
+            return self;
+        }
+        let n_gpu = self.n_gpu();
+        let sum = |of: fn(&Card) -> Option<f64>| self.cards[..n_gpu].iter().map(of).sum();
+        let joined =
+            Card { bandwidth: sum(|card| card.bandwidth), tflops: sum(|card| card.tflops) };
+        Machine {
+            base: planned.clone(),
+            memory: vec![self.memory[..n_gpu].iter().sum(), self.memory[n_gpu]],
+            cards: vec![joined, self.cards[n_gpu]],
+            ..self
+        }
+    }
+
+    /// The processor alone.
+    pub(super) fn without_gpus(self) -> Self {
+        let n_gpu = self.n_gpu();
+        Machine {
+            base: self.base.without_gpus(),
+            memory: self.memory[n_gpu..].to_vec(),
+            cards: self.cards[n_gpu..].to_vec(),
+            ..self
+        }
     }
 }
 

@@ -8,13 +8,13 @@ use anyhow::{Result, bail};
 
 use super::{Args, Target};
 use crate::cmd::mmproj;
-use crate::engine::needs;
+use crate::engine::{Asked, EngineOptions, needs};
 use crate::gguf::{Gguf, HeaderBuilder, TensorType, Value};
 use crate::model::{
-    Activation, ExpectedTensor, Facts, Hparams, Mix, Override, Projector, Warning, YarnPolicy,
-    check_mmproj, expected_tensors, expected_vision_tensors, fitting, metadata_of, validate,
+    Activation, ExpectedTensor, Facts, Hparams, Mix, Projector, Warning, YarnPolicy, check_mmproj,
+    expected_tensors, expected_vision_tensors, fitting, metadata_of, validate,
 };
-use crate::plan::{DraftNeeds, Needs, VisionNeeds};
+use crate::plan::{DraftNeeds, VisionNeeds};
 
 /// What is planned for where nothing else is said and nothing fits whole.
 const MIX_DEFAULT: &str = "Q4_K_M";
@@ -88,7 +88,7 @@ impl Subject {
 
     /// Bytes of all weights of the language model.
     pub(super) fn weight_bytes(&self) -> u64 {
-        let needs = self.needs(&[], 1);
+        let needs = needs(&self.gguf, &self.hparams, &[], 1);
         let output = if self.is_tied() { 0 } else { needs.output };
         needs.layers.iter().sum::<u64>() + needs.embedding + output
     }
@@ -98,12 +98,14 @@ impl Subject {
         self.gguf.tensor("output.weight").is_none()
     }
 
-    /// What it needs of `n_rooms` rooms.
-    pub(super) fn needs(&self, overrides: &[Override], n_rooms: usize) -> Needs {
-        Needs {
+    /// The same as the engine is asked for it.
+    pub(super) fn asked<'a>(&'a self, options: &'a EngineOptions) -> Asked<'a> {
+        Asked {
+            gguf: &self.gguf,
+            hparams: &self.hparams,
             vision: self.vision.as_ref().map(|vision| vision.needs),
             draft: self.draft.as_ref().map(|draft| draft.needs),
-            ..needs(&self.gguf, &self.hparams, overrides, n_rooms)
+            options,
         }
     }
 }

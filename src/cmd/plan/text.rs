@@ -58,7 +58,7 @@ fn devices(machine: &Machine, fit: &Fit, printer: &Printer) -> Vec<String> {
     let uses = &fit.rooms;
     let has = |what: fn(&crate::plan::RoomUse) -> u64| uses.iter().any(|room| what(room) > 0);
     let (has_vision, has_draft) = (has(|room| room.vision), has(|room| room.draft));
-    let width = machine.rooms.iter().map(|room| room.name.len()).max().unwrap_or(0).max(6);
+    let width = machine.base.rooms.iter().map(|room| room.name.len()).max().unwrap_or(0).max(6);
     let row = |cells: [String; 9]| {
         let [name, layers, weights, kv, compute, vision, draft, sum, free] = cells;
         let mut line = format!("  {name:<width$}{layers:>12}{weights:>10}{kv:>8}{compute:>9}");
@@ -71,7 +71,7 @@ fn devices(machine: &Machine, fit: &Fit, printer: &Printer) -> Vec<String> {
     for (i, used) in uses.iter().enumerate() {
         let parts = [used.weights, used.kv, used.compute, used.vision, used.draft, used.sum()];
         let [weights, kv, compute, vision, draft, sum] = parts.map(gib);
-        let (name, free) = (machine.rooms[i].name.clone(), gib(used.free));
+        let (name, free) = (machine.base.rooms[i].name.clone(), gib(used.free));
         lines.push(row([name, layers(fit, i), weights, kv, compute, vision, draft, sum, free]));
     }
     let margins = "  GiB; 1 GiB of each device is left to drivers and other programs";

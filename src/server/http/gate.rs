@@ -154,7 +154,7 @@ fn check_engine(state: &State) -> Result<(), ApiError> {
             ErrorKind::Unavailable { retry_after_s: 2 },
             format!("the engine stopped ({why}); it is being restarted"),
         ),
-        State::Failed(why) => (
+        State::Failed(why) | State::WrongUsage(why) => (
             ErrorKind::Unavailable { retry_after_s: 30 },
             format!("the engine cannot be started: {why}"),
         ),

@@ -41,7 +41,7 @@ pub(super) fn health(app: &App) -> Response {
         State::Ready(_) => ("ok", None),
         State::Loading(None) => ("loading", None),
         State::Loading(Some(why)) => ("restarting", Some(why)),
-        State::Failed(why) => ("failed", Some(why)),
+        State::Failed(why) | State::WrongUsage(why) => ("failed", Some(why)),
         State::Stopped => ("draining", None),
     };
     let load = app.runner.load();

@@ -101,7 +101,9 @@ async fn ready(app: &SharedApp) -> Result<Arc<ModelFacts>, ApiError> {
         State::Ready(facts) => Ok(facts),
         State::Loading(None) => Err(unavailable(5, "the model is being loaded".to_owned())),
         State::Loading(Some(why)) => Err(lost(&why)),
-        State::Failed(why) => Err(unavailable(30, format!("the model cannot be served: {why}"))),
+        State::Failed(why) | State::WrongUsage(why) => {
+            Err(unavailable(30, format!("the model cannot be served: {why}")))
+        }
         State::Stopped => Err(ending()),
     }
 }
