@@ -274,6 +274,28 @@ fn a_killed_server_is_told_to_the_client() {
     first_result(&client(worker.address, 1).output().unwrap());
 }
 
+/// ggml's server is told nonsense, as no client of ours would.
+#[test]
+fn a_refused_request_is_explained_on_stderr() {
+    let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let server = gust(&["worker", "--serve-one", "--device=CPU", "--threads=1"])
+        .stdin(std::os::fd::OwnedFd::from(far))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let request = |command: u8, payload: &[u8]| {
+        [&[command][..], &(payload.len() as u64).to_ne_bytes(), payload].concat()
+    };
+    near.write_all(&request(14, &[0; 24])).unwrap();
+    let mut hello = [0; 8 + 28];
+    near.read_exact(&mut hello).unwrap();
+    // To free a buffer that there is not.
+    near.write_all(&request(4, &77u64.to_ne_bytes())).unwrap();
+    let output = server.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "[free_buffer] buffer not found\n");
+}
+
 #[test]
 fn a_worker_computes_for_the_program() {
     let cache = tempfile::tempdir().unwrap();

@@ -82,7 +82,7 @@ mod with_rpc {
     use super::Args;
     use crate::cmd::workers;
     use crate::engine::default_n_threads;
-    use crate::ggml::{Device, devices, rpc};
+    use crate::ggml::{Device, devices, on_abort, on_complaint, rpc};
     use crate::remote::{Cache, Key, ServerCommand, Worker, is_readable_by_others};
     use crate::term::Printer;
 
@@ -128,7 +128,9 @@ mod with_rpc {
     fn serve_one(args: &Args, lent: &[Device]) -> Result<()> {
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        workers::say_why_ggml_gave_up();
+        // The worker reads these lines, and makes one of the last of them.
+        on_complaint(|line| Printer::new().note(line));
+        on_abort(|message| Printer::new().note(format!("ggml: {message}")));
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let (sender, incoming) = mpsc::channel::<Box<dyn rpc::Stream>>();
         sender.send(Box::new(stream)).map_err(|_| anyhow!("nobody serves"))?;

@@ -40,7 +40,7 @@ pub use abort::on_abort;
 pub use attend::{CellLists, PIECE, can_attend};
 pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
-pub use log::last_complaint;
+pub use log::{last_complaint, on_complaint};
 pub use module::{ModuleNote, ModuleOutcome, modules};
 pub use ops::Rope;
 pub use pinned::PinnedMemory;

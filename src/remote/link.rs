@@ -15,6 +15,7 @@ use super::channel::{BEAT, CLOSED, Channel, Kind, Reader, Writer};
 use super::handshake::Refusal;
 use super::request::{Part, Requests};
 use super::session::{FIRST, Welcome};
+use super::{locked, plain};
 use crate::ggml::rpc::{Loading, Stream};
 
 /// Bytes of offered weights that may be outstanding.
@@ -28,10 +29,6 @@ pub fn lost() -> Option<String> {
 }
 
 static LOST: Mutex<Option<String>> = Mutex::new(None);
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// ggml's stream to one worker.
 pub(super) struct Link {
@@ -79,12 +76,14 @@ impl Link {
         channel.wait_for_first(Instant::now() + FIRST);
         channel.writer.send(Kind::Welcome, &[], &[])?;
         channel.writer.flush()?;
-        let names = loop {
+        let names: Vec<_> = loop {
             match channel.reader.next()? {
                 Some((Kind::Beat, _)) => {}
                 Some((Kind::Welcome, body)) => match postcard::from_bytes(body) {
-                    Ok(Welcome::Devices(names)) => break names,
-                    Ok(Welcome::Busy(with)) => return Err(Refusal::Busy(with)),
+                    Ok(Welcome::Devices(names)) => {
+                        break names.iter().map(|name| plain(name)).collect();
+                    }
+                    Ok(Welcome::Busy(with)) => return Err(Refusal::Busy(plain(&with))),
                     Err(_) => return Err(Refusal::Protocol("a broken welcome")),
                 },
                 Some(_) => return Err(Refusal::Protocol("no welcome")),
@@ -186,7 +185,7 @@ impl Shared {
                 let id = body.try_into().map_err(|_| "a broken answer to an offer")?;
                 incoming.answers.push_back((kind, u32::from_be_bytes(id)));
             }
-            Kind::End => return Err(String::from_utf8_lossy(body).into_owned()),
+            Kind::End => return Err(plain(&String::from_utf8_lossy(body))),
             kind => return Err(format!("an unexpected frame: {kind:?}")),
         }
         self.changed.notify_all();

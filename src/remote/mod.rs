@@ -20,12 +20,14 @@ mod handshake;
 mod key;
 mod link;
 mod request;
+mod server;
 mod session;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ggml::{Device, rpc};
@@ -34,12 +36,16 @@ pub use cache::{Cache, CacheError};
 pub use handshake::{Refusal, Version};
 pub use key::{Key, KeyError, is_readable_by_others};
 pub use link::lost;
-pub use worker::{ServerCommand, Worker};
+pub use server::ServerCommand;
+pub use worker::Worker;
 
 /// Where workers listen unless they are told otherwise.
 pub const DEFAULT_PORT: u16 = 50052;
 /// Time that connecting and the handshake may take, each.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most characters of a text that the other side says.
+const MAX_TEXT: usize = 600;
 
 /// Why a worker cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -113,4 +119,13 @@ fn open(address: &str, key: &Key, version: &Version) -> Result<(link::Link, Vec<
     }
     let channel = handshake::initiate(reached?, key, version, Instant::now() + PATIENCE)?;
     link::Link::start(address, channel)
+}
+
+/// What the other side says, or a process, fit for one line of a message.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

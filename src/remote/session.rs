@@ -9,12 +9,9 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::cache::Cache;
 use super::channel::{BEAT, Channel, Kind, Reader, Writer};
 use super::request::{BEFORE_WEIGHTS, HEAD, n_weights};
-use super::worker::ServerCommand;
+use super::server::{Server, ServerCommand};
+use super::{locked, plain};
 
 /// Time that a client waits for the first answer, during which an earlier client may still be leaving.
 pub(super) const FIRST: Duration = Duration::from_secs(8);
@@ -90,7 +88,7 @@ pub(super) fn run(
 ) {
     let start = Instant::now();
     if let Some(cache) = cache {
-        cache.lock().unwrap_or_else(PoisonError::into_inner).begin();
+        locked(cache).begin();
     }
     let Channel { reader, writer, .. } = channel;
     let writer = Mutex::new(writer);
@@ -103,7 +101,7 @@ pub(super) fn run(
         pending: VecDeque::new(),
     };
     let ended = relay.welcomed(devices).and_then(|()| {
-        let (mut child, near) = started(server).map_err(Ended::Start)?;
+        let (mut process, near) = Server::start(server).map_err(Ended::Start)?;
         let far = near.try_clone().map_err(Ended::Start)?;
         let mut ended = thread::scope(|scope| {
             let (done, is_done) = mpsc::channel::<()>();
@@ -115,9 +113,8 @@ pub(super) fn run(
             drop(done);
             ended
         });
-        let status = stopped(&mut child, matches!(ended, Err(Ended::Server(_))));
         if let Err(Ended::Server(why)) = &mut ended {
-            *why = status.map_or_else(|error| error.to_string(), described);
+            *why = process.cause();
         }
         ended
     });
@@ -127,7 +124,7 @@ pub(super) fn run(
     };
     let mut writer = locked(&writer);
     if let Err(ended) = &ended {
-        let told = writer.send(Kind::End, &[], ended.to_string().as_bytes());
+        let told = writer.send(Kind::End, &[], plain(&ended.to_string()).as_bytes());
         let _ = told.and_then(|()| writer.flush());
     }
     relay.reader.drain(&writer);
@@ -148,43 +145,6 @@ fn told(counts: &Counts, time: Duration) -> String {
         mb(counts.n_cached),
         mb(counts.n_uploaded)
     )
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// ggml's server in its process, and the stream to it, which is its stdin.
-fn started(server: &ServerCommand) -> io::Result<(Child, UnixStream)> {
-    let (near, far) = UnixStream::pair()?;
-    let child = Command::new(&server.program)
-        .args(&server.args)
-        .stdin(Stdio::from(OwnedFd::from(far)))
-        .stdout(Stdio::null())
-        .process_group(0) // Ctrl-C is the worker's to heed
-        .spawn()?;
-    Ok((child, near))
-}
-
-/// Ends the server, or learns how it ended by itself.
-fn stopped(child: &mut Child, ended_itself: bool) -> io::Result<ExitStatus> {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while ended_itself && Instant::now() < deadline {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    child.wait()
-}
-
-fn described(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => "refused a request".to_owned(),
-        (_, Some(signal)) => format!("died of signal {signal}"),
-        (code, None) => format!("ended with status {}", code.unwrap_or(-1)),
-    }
 }
 
 /// Carries what the server says to the client, until either is gone; if it is the server, `is_served` ends.

@@ -224,7 +224,29 @@ fn a_server_that_dies_is_an_error_that_says_how() {
     site.logged(&["dropped: the computing process died of signal 11"]);
     let site = Site::new("exit 0", None);
     let (error, _) = failure(site.open().unwrap().0);
-    assert!(error.starts_with("the computing process"), "{error}");
+    assert_eq!(error, "the computing process refused a request");
+}
+
+#[test]
+fn the_last_words_of_a_server_reach_the_client_in_one_line() {
+    let site = Site::new("echo chatter >&2; echo no such buffer >&2; exit 0", None);
+    let (error, _) = failure(site.open().unwrap().0);
+    assert_eq!(error, "the computing process refused a request: chatter; no such buffer");
+    site.logged(&["dropped: the computing process refused a request: chatter; no such buffer; "]);
+
+    // As CUDA dies: several lines. Control characters and what goes on for ever go no further.
+    let script = "for i in 1 2 3 4; do echo $i >&2; done; printf '\\033[31mx.cu:7: CUDA error\\r\\n' >&2; kill -ABRT $$";
+    let (error, _) = failure(Site::new(script, None).open().unwrap().0);
+    assert_eq!(error, "the computing process died of signal 6: 2; 3; 4; [31mx.cu:7: CUDA error");
+    let script = "head -c 1000000 /dev/zero | tr '\\0' 'x' >&2; exit 3";
+    let (error, _) = failure(Site::new(script, None).open().unwrap().0);
+    assert!(error.starts_with("the computing process ended with status 3: xxx"), "{error}");
+    assert!(error.len() <= 600, "{} bytes", error.len());
+
+    // Whatever the server leaves running holds nobody up.
+    let (error, time) = failure(Site::new("sleep 30 & exit 5", None).open().unwrap().0);
+    assert_eq!(error, "the computing process ended with status 5");
+    assert!(time < Duration::from_secs(5), "{time:?}");
 }
 
 /// Passes bytes on until told to stop; then holds both connections without a word.
