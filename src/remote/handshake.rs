@@ -19,8 +19,8 @@ use super::key::Key;
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 /// First bytes of either side.
 pub(super) const MAGIC: [u8; 8] = *b"gust-rpc";
-/// Counts changes of what follows the handshake.
-const PROTOCOL: u16 = 1;
+/// Counts changes of what follows the handshake, and of the graphs that ggml's server keeps.
+const PROTOCOL: u16 = 2;
 /// Most bytes of a hello after the magic word and its length.
 const MAX_HELLO: usize = 256;
 /// Bytes of either message of the handshake: a public key and a tag.
