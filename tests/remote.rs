@@ -255,22 +255,37 @@ fn a_cut_link_ends_the_client_with_a_line_and_frees_the_worker() {
     worker.line("dropped: nothing was heard for 6 s");
 }
 
+/// Sends a signal to the process that computes for a worker's client.
+fn signal_server(worker: &Worker, signal: rustix::process::Signal) {
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        if fields.split_whitespace().nth(1) == Some(&worker.process.id().to_string()) {
+            let pid: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_killed_server_is_told_to_the_client() {
-    let kill = |worker: &mut Worker, _: &Proxy| {
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let fields = stat.rsplit(')').next().unwrap_or_default();
-            if fields.split_whitespace().nth(1) == Some(&worker.process.id().to_string()) {
-                let pid: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
-                let pid = rustix::process::Pid::from_raw(pid).unwrap();
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            }
-        }
-    };
+    let kill =
+        |worker: &mut Worker, _: &Proxy| signal_server(worker, rustix::process::Signal::KILL);
     let mut worker = harmed(kill, "the computing process died of signal 9");
     worker.line("dropped: the computing process died of signal 9");
     // The worker itself goes on.
+    first_result(&client(worker.address, 1).output().unwrap());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_suspended_server_is_told_to_the_client() {
+    let suspend =
+        |worker: &mut Worker, _: &Proxy| signal_server(worker, rustix::process::Signal::STOP);
+    let cause = "the computing process was suspended, by SIGSTOP or a debugger";
+    let mut worker = harmed(suspend, cause);
+    worker.line(&format!("dropped: {cause}"));
     first_result(&client(worker.address, 1).output().unwrap());
 }
 

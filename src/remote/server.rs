@@ -60,6 +60,11 @@ impl Server {
         }
     }
 
+    /// What others may look at it by, as long as it has not been dropped.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What a process that hung up ended of, in one line.
     pub(super) fn cause(&mut self) -> String {
         let how = self.status().map_or_else(|error| error.to_string(), described);
@@ -85,6 +90,25 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = kill(&mut self.child);
     }
+}
+
+/// Whether the process was suspended, by SIGSTOP or a debugger: it does nothing until it is told to go on.
+///
+/// That is all that can be known of a server that makes no progress. One that hangs in a call of a driver's looks
+/// like one that computes for long, so its client waits, until a user ends either.
+#[cfg(target_os = "linux")]
+pub(super) fn is_suspended(id: u32) -> bool {
+    std::fs::read(format!("/proc/{id}/stat")).is_ok_and(|stat| {
+        // `PID (NAME) STATE …`, and the name may hold brackets.
+        let name_end = stat.iter().rposition(|byte| *byte == b')').unwrap_or_default();
+        matches!(stat.get(name_end + 2), Some(b'T' | b't'))
+    })
+}
+
+/// As above, where it cannot be known.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_suspended(_id: u32) -> bool {
+    false
 }
 
 fn kill(child: &mut Child) -> io::Result<ExitStatus> {
