@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::channel::{BEAT, CLOSED, Channel, Kind, Reader, Writer};
 use super::handshake::Refusal;
 use super::request::{Part, Requests};
-use super::session::{FIRST, Welcome};
+use super::session::Welcome;
 use super::{locked, plain};
 use crate::ggml::rpc::{Loading, Stream};
 
@@ -67,13 +67,13 @@ struct Incoming {
 }
 
 impl Link {
-    /// Asks the worker to serve this side; with its answer, the names of its devices.
+    /// Asks the worker to serve this side; with its answer, which must come by `deadline`, the names of its devices.
     pub(super) fn start(
         address: &str,
         mut channel: Channel,
+        deadline: Instant,
     ) -> Result<(Self, Vec<String>), Refusal> {
-        // Longer than a handshake: the worker may still be ending with another client.
-        channel.wait_for_first(Instant::now() + FIRST);
+        channel.wait_for_first(deadline);
         channel.writer.send(Kind::Welcome, &[], &[])?;
         channel.writer.flush()?;
         let names: Vec<_> = loop {

@@ -26,8 +26,9 @@ mod session;
 mod tests;
 mod worker;
 
-use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::ggml::{Device, rpc};
@@ -41,8 +42,11 @@ pub use worker::Worker;
 
 /// Where workers listen unless they are told otherwise.
 pub const DEFAULT_PORT: u16 = 50052;
-/// Time that connecting and the handshake may take, each.
+/// Time that finding and connecting a worker may take, and the handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time in which a worker must have answered, all together. It is more than a handshake takes: the worker may
+/// still be ending with another client.
+const START: Duration = Duration::from_secs(9);
 
 /// Most characters of a text that the other side says.
 const MAX_TEXT: usize = 600;
@@ -107,18 +111,46 @@ fn with_port(address: &str) -> String {
 
 /// A connection to one worker, and what it says of its devices.
 fn open(address: &str, key: &Key, version: &Version) -> Result<(link::Link, Vec<String>), Refusal> {
+    let start = Instant::now();
+    let deadline = start + START;
+    let socket = connected(address, start + PATIENCE)?;
+    let channel =
+        handshake::initiate(socket, key, version, deadline.min(Instant::now() + PATIENCE))?;
+    link::Link::start(address, channel, deadline)
+}
+
+/// A connection to the first of a name's addresses that takes one.
+fn connected(address: &str, deadline: Instant) -> Result<TcpStream, Refusal> {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let addresses = resolved(address, left())?;
     let mut reached = Err(Refusal::Resolve("the name has no address".to_owned()));
-    let deadline = Instant::now() + PATIENCE;
-    for resolved in address.to_socket_addrs().map_err(|e| Refusal::Resolve(e.to_string()))? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = left.max(Duration::from_millis(100));
-        reached = TcpStream::connect_timeout(&resolved, timeout).map_err(Refusal::Connect);
-        if reached.is_ok() {
+    for (i, address) in addresses.iter().enumerate() {
+        // One that does not answer leaves as much for each of the others.
+        let share = (left() / (addresses.len() - i) as u32).max(Duration::from_millis(50));
+        reached = TcpStream::connect_timeout(address, share).map_err(Refusal::Connect);
+        if reached.is_ok() || left().is_zero() {
             break;
         }
     }
-    let channel = handshake::initiate(reached?, key, version, Instant::now() + PATIENCE)?;
-    link::Link::start(address, channel)
+    reached
+}
+
+/// The addresses of a name. The system may ask name servers for longer than anybody wants to wait: its thread is left
+/// to itself then.
+fn resolved(address: &str, patience: Duration) -> Result<Vec<SocketAddr>, Refusal> {
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
+    }
+    let (sender, found) = mpsc::channel();
+    let name = address.to_owned();
+    let resolve = move || {
+        let _ = sender.send(name.to_socket_addrs().map(Vec::from_iter));
+    };
+    thread::Builder::new().name("resolve".to_owned()).spawn(resolve)?;
+    match found.recv_timeout(patience) {
+        Ok(addresses) => addresses.map_err(|error| Refusal::Resolve(error.to_string())),
+        Err(_) => Err(Refusal::Resolve("no name server answers in time".to_owned())),
+    }
 }
 
 /// What the other side says, or a process, fit for one line of a message.

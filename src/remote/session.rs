@@ -24,9 +24,7 @@ use super::request::{BEFORE_WEIGHTS, HEAD, n_weights};
 use super::server::{Server, ServerCommand, is_suspended};
 use super::{locked, plain};
 
-/// Time that a client waits for the first answer, during which an earlier client may still be leaving.
-pub(super) const FIRST: Duration = Duration::from_secs(8);
-/// Time that a worker waits for an earlier client that is leaving.
+/// Time that a worker waits for an earlier client that is leaving; clients wait longer for its answer.
 pub(super) const LEAVING: Duration = Duration::from_secs(5);
 /// Signs of life for which a suspended server is waited for: somebody may only have a look at it.
 const MAX_SUSPENDED: u32 = 3;

@@ -208,6 +208,34 @@ fn whoever_waits_is_bounded_in_number_and_time() {
     drop(held);
 }
 
+#[test]
+fn a_worker_that_never_gets_to_its_answer_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // As slow as may be in the handshake, and silent after it.
+    let worker = thread::spawn(move || {
+        let socket = listener.accept().unwrap().0;
+        thread::sleep(Duration::from_secs(4));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let channel = super::handshake::respond(socket, &key(KEY), &Version::ours(), deadline);
+        thread::sleep(Duration::from_secs(8));
+        channel.map(drop)
+    });
+    let start = Instant::now();
+    assert!(matches!(
+        open(&address.to_string(), &key(KEY), &Version::ours()),
+        Err(Refusal::Silent)
+    ));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    worker.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_name_without_an_address_is_told_as_such() {
+    let wrong = open("no-such-host.invalid:50052", &key(KEY), &Version::ours());
+    assert!(matches!(wrong, Err(Refusal::Resolve(_))));
+}
+
 /// The error of the next answer, and how long it took.
 fn failure(mut link: Link) -> (String, Duration) {
     let (sender, receiver) = mpsc::channel();
