@@ -352,6 +352,10 @@ fn what_cannot_be_used_is_named_before_anything_is_loaded() {
     let (code, stderr) = said(&closed, Some(KEY));
     assert_eq!(code, Some(1));
     assert!(stderr.contains(&format!("error: worker {closed}: cannot connect")), "{stderr}");
+    for wrong in ["there:99999", "http://there", ":7", ""] {
+        let (code, stderr) = said(wrong, Some(KEY));
+        assert_eq!((code, stderr.contains("expected HOST or HOST:PORT")), (Some(2), true));
+    }
     let (code, stderr) = said(&address, None);
     assert_eq!((code, stderr.contains("no worker key: give --worker-key")), (Some(2), true));
     let (code, stderr) = said(&address, Some("short"));
@@ -364,6 +368,13 @@ fn what_cannot_be_used_is_named_before_anything_is_loaded() {
     let _ = plain.read_to_end(&mut answer);
     assert!(answer.is_empty());
     worker.line("refused: it speaks plain ggml RPC, not gust");
+}
+
+#[test]
+fn a_worker_that_cannot_listen_there_says_so() {
+    let output = gust(&["worker", "--no-cache", "--listen", "there:7"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("expected an IP address and a port"));
 }
 
 #[test]

@@ -40,8 +40,6 @@ pub use link::lost;
 pub use server::ServerCommand;
 pub use worker::Worker;
 
-/// Where workers listen unless they are told otherwise.
-pub const DEFAULT_PORT: u16 = 50052;
 /// Time that finding and connecting a worker may take, and the handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time in which a worker must have answered, all together. It is more than a handshake takes: the worker may
@@ -55,25 +53,24 @@ const MAX_TEXT: usize = 600;
 #[derive(Debug, thiserror::Error)]
 #[error("worker {address}: {cause}")]
 pub struct RemoteError {
-    /// As the user wrote it, with its port.
+    /// Its host and port.
     pub address: String,
     /// What is wrong.
     pub cause: Refusal,
 }
 
 /// Connects to workers and gives their devices, in this order; [`devices`](crate::ggml::devices) has them from
-/// then on, too. `addresses` are `HOST:PORT` or `HOST`.
+/// then on, too. `addresses` are `HOST:PORT`.
 ///
 /// Connections last as long as the process. If one is lost later, ggml gives up; [`lost`] then says why.
 pub fn connect(addresses: &[String], key: &Key) -> Result<Vec<Device>, RemoteError> {
     let mut links = Vec::with_capacity(addresses.len());
     for (i, address) in addresses.iter().enumerate() {
-        let address = with_port(address);
         let failed = |cause| RemoteError { address: address.clone(), cause };
-        if addresses[..i].iter().any(|earlier| with_port(earlier) == address) {
+        if addresses[..i].contains(address) {
             return Err(failed(Refusal::Twice));
         }
-        let opened = open(&address, key, &Version::ours()).map_err(failed)?;
+        let opened = open(address, key, &Version::ours()).map_err(failed)?;
         links.push((address, opened));
     }
     // All are there before ggml hears of the first: from then on an error ends the process.
@@ -92,21 +89,6 @@ pub fn connect(addresses: &[String], key: &Key) -> Result<Vec<Device>, RemoteErr
     }
     rpc::publish(&devices);
     Ok(devices)
-}
-
-/// `address` with the default port where it has none.
-fn with_port(address: &str) -> String {
-    let has_port = match address.rsplit_once(':') {
-        Some((host, port)) => {
-            port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
-        }
-        None => false,
-    };
-    match (has_port, address.contains(':') && !address.starts_with('[')) {
-        (true, _) => address.to_owned(),
-        (false, true) => format!("[{address}]:{DEFAULT_PORT}"),
-        (false, false) => format!("{address}:{DEFAULT_PORT}"),
-    }
 }
 
 /// A connection to one worker, and what it says of its devices.
