@@ -8,6 +8,7 @@ Two namespaces are joined by a pair of interfaces. `gust worker` runs in one, `g
 with `--features rpc`. Checked are: the text is what this machine writes alone (same device kind, greedy); the second start
 sends less than 1 % of the first one's bytes, by the interface's own counter, where the model is large enough for that; a
 killed worker, a killed client and a link that goes down end the other side within ten seconds with a line that names it;
+the same goes for a computing process that is suspended and for an address that swallows all packets;
 a wrong key and a plain ggml client are refused; the worker's process gives its memory back after each client. Interfaces
 and namespaces are removed at the end.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 
 NEAR, FAR = "gust-near", "gust-far"
 NEAR_IP, FAR_IP = "10.200.0.1", "10.200.0.2"
+BLACK_HOLE = "10.201.0.1"  # behind FAR, which forwards nothing
 PORT = 50052
 LIMIT_S = 10
 
@@ -41,6 +43,7 @@ def make_network() -> None:
         sh("ip", "-n", name, "addr", "add", f"{ip}/24", "dev", device)
         sh("ip", "-n", name, "link", "set", "lo", "up")
     link("up")
+    sh("ip", "-n", NEAR, "route", "add", f"{BLACK_HOLE}/32", "via", FAR_IP)
 
 
 def link(state: str) -> None:
@@ -59,6 +62,12 @@ def n_sent() -> int:
     """Bytes that the client's side has sent."""
     words = ["ip", "netns", "exec", NEAR, "cat", "/sys/class/net/gust-n/statistics/tx_bytes"]
     return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """Of a worker: what computes for its client."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
 
 
 class Checks:
@@ -148,6 +157,14 @@ class Checks:
         process.kill()
         process.wait()
 
+    def black_hole(self) -> None:
+        words = [f"{BLACK_HOLE}:{PORT}" if word == f"{FAR_IP}:{PORT}" else word for word in self.words(1)]
+        start = time.monotonic()
+        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        took = time.monotonic() - start
+        line = done.stderr.strip().splitlines()[-1]
+        self.check("a black hole", done.returncode == 1 and BLACK_HOLE in line and took < LIMIT_S, f"{took:.1f} s: {line}")
+
     def cut_seen_by_worker(self) -> None:
         process, log = self.worker()
         client = self.busy_client()
@@ -170,8 +187,7 @@ class Checks:
         client.wait()
         done = self.run()
         self.check("a killed client makes room", done.returncode == 0, f"{time.monotonic() - start:.1f} s")
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        self.check("no process is left for clients that are gone", not children)
+        self.check("no process is left for clients that are gone", not children(process))
         process.send_signal(signal.SIGTERM)
         process.wait(LIMIT_S)
 
@@ -213,6 +229,9 @@ def main() -> int:
             checks.texts_and_bytes()
             checks.harm("a killed worker", lambda process: process.kill(), ["connection lost"])
             checks.harm("a stopped worker", lambda process: process.terminate(), ["connection lost", "stopped"])
+            checks.harm("a suspended server", lambda process: os.kill(children(process)[0], signal.SIGSTOP),
+                        ["connection lost", "suspended"])
+            checks.black_hole()
             checks.harm("a cut link", lambda process: link("down"), ["connection lost"])
             link("up")
             checks.cut_seen_by_worker()

@@ -3,10 +3,12 @@
 //! Parsing only validates what was typed; opening files and asking the machine happen in `cmd`.
 //! A command's own flags stand beside the command, in `cmd/<name>.rs`.
 
+mod address;
 mod devices;
 
 use std::path::PathBuf;
 
+pub(crate) use address::listen as listen_address;
 pub use devices::{DeviceArgs, FlashAttn, GpuLayers, Lower, SplitMode, TensorOverride};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -102,7 +104,7 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct WorkerArgs {
     /// Use the devices that `gust worker` lends there; several with commas, or given again
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = address::worker)]
     pub worker: Vec<String>,
     /// File with the workers' key [default: the key in GUST_WORKER_KEY]
     #[arg(long, value_name = "FILE")]

@@ -235,6 +235,35 @@ fn layers_go_where_flags_say() {
 }
 
 #[test]
+fn joined_gpus_have_a_part_of_every_layer() {
+    let args = ["medium-3.5", "--quant", "Q4_K_M", "--memory", "64,64", "--ram", "64", "--json"];
+    let more = ["--bandwidth", "1000,1000", "--ctx", "16384"];
+    let of = |mode| json(&[&args[..], &more, &["--split-mode", mode]].concat());
+    let (apart, joined) = (of("layer"), of("tensor"));
+    let devices = joined["devices"].as_array().unwrap();
+    assert_eq!(devices.len(), 2);
+    let n = |key: &str| devices[0][key].as_u64().unwrap();
+    assert_eq!(devices[0]["members"], serde_json::json!(["GPU0", "GPU1"]));
+    assert_eq!((n("n_layer"), n("kv_bytes")), (88, 16_384 * 360_448));
+    assert_eq!(n("free_bytes") + n("sum_bytes"), n("usable_bytes"));
+    // The tower is on both.
+    let tower = |page: &Value| -> u64 {
+        let devices = page["devices"].as_array().unwrap();
+        devices.iter().map(|device| device["vision_bytes"].as_u64().unwrap()).sum()
+    };
+    assert_eq!(tower(&joined), 2 * tower(&apart));
+    let speed = |page: &Value| page["speed"]["decode_tokens_per_s"].as_f64().unwrap();
+    assert!((speed(&joined) / speed(&apart) - 2.0).abs() < 0.01);
+    // Eight KV heads go to eight GPUs at most.
+    let memory = ["24"; 9].join(",");
+    let nine = [&args[..3], &["--memory", &memory, "--split-mode", "tensor"]].concat();
+    let refused = plan(&nine);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("9 GPUs") && said.contains("make 8"), "{said}");
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     for (args, text) in [
         (&["medium-3.5", "--quant", "Q9_K"][..], "IQ4_XS"),
@@ -247,6 +276,9 @@ fn wrong_usage_exits_with_2() {
         (&["medium-3.5", "--memory", "24", "--device", "GPU1"], "none means the processor alone"),
         (&["medium-3.5", "--memory", "24", "--tensor-split", "1,1"], "2 shares for 1"),
         (&["medium-3.5", "--step-down", "all"], "step-down"),
+        (&["medium-3.5", "--split-mode", "row"], "no backend of ggml"),
+        (&["medium-3.5", "--split-mode", "tensor", "--no-kv-offload"], "with their heads"),
+        (&["medium-3.5", "--split-mode", "tensor", "--override-tensor", "a=CPU"], "cuts tensors"),
         (&[], "FILE|MODEL"),
     ] {
         let output = plan(args);

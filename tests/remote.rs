@@ -255,23 +255,60 @@ fn a_cut_link_ends_the_client_with_a_line_and_frees_the_worker() {
     worker.line("dropped: nothing was heard for 6 s");
 }
 
+/// Sends a signal to the process that computes for a worker's client.
+fn signal_server(worker: &Worker, signal: rustix::process::Signal) {
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        if fields.split_whitespace().nth(1) == Some(&worker.process.id().to_string()) {
+            let pid: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_killed_server_is_told_to_the_client() {
-    let kill = |worker: &mut Worker, _: &Proxy| {
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let fields = stat.rsplit(')').next().unwrap_or_default();
-            if fields.split_whitespace().nth(1) == Some(&worker.process.id().to_string()) {
-                let pid: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
-                let pid = rustix::process::Pid::from_raw(pid).unwrap();
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            }
-        }
-    };
+    let kill =
+        |worker: &mut Worker, _: &Proxy| signal_server(worker, rustix::process::Signal::KILL);
     let mut worker = harmed(kill, "the computing process died of signal 9");
     worker.line("dropped: the computing process died of signal 9");
     // The worker itself goes on.
     first_result(&client(worker.address, 1).output().unwrap());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_suspended_server_is_told_to_the_client() {
+    let suspend =
+        |worker: &mut Worker, _: &Proxy| signal_server(worker, rustix::process::Signal::STOP);
+    let cause = "the computing process was suspended, by SIGSTOP or a debugger";
+    let mut worker = harmed(suspend, cause);
+    worker.line(&format!("dropped: {cause}"));
+    first_result(&client(worker.address, 1).output().unwrap());
+}
+
+/// ggml's server is told nonsense, as no client of ours would.
+#[test]
+fn a_refused_request_is_explained_on_stderr() {
+    let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let server = gust(&["worker", "--serve-one", "--device=CPU", "--threads=1"])
+        .stdin(std::os::fd::OwnedFd::from(far))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let request = |command: u8, payload: &[u8]| {
+        [&[command][..], &(payload.len() as u64).to_ne_bytes(), payload].concat()
+    };
+    near.write_all(&request(14, &[0; 24])).unwrap();
+    let mut hello = [0; 8 + 28];
+    near.read_exact(&mut hello).unwrap();
+    // To free a buffer that there is not.
+    near.write_all(&request(4, &77u64.to_ne_bytes())).unwrap();
+    let output = server.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "[free_buffer] buffer not found\n");
 }
 
 #[test]
@@ -315,6 +352,10 @@ fn what_cannot_be_used_is_named_before_anything_is_loaded() {
     let (code, stderr) = said(&closed, Some(KEY));
     assert_eq!(code, Some(1));
     assert!(stderr.contains(&format!("error: worker {closed}: cannot connect")), "{stderr}");
+    for wrong in ["there:99999", "http://there", ":7", ""] {
+        let (code, stderr) = said(wrong, Some(KEY));
+        assert_eq!((code, stderr.contains("expected HOST or HOST:PORT")), (Some(2), true));
+    }
     let (code, stderr) = said(&address, None);
     assert_eq!((code, stderr.contains("no worker key: give --worker-key")), (Some(2), true));
     let (code, stderr) = said(&address, Some("short"));
@@ -327,6 +368,13 @@ fn what_cannot_be_used_is_named_before_anything_is_loaded() {
     let _ = plain.read_to_end(&mut answer);
     assert!(answer.is_empty());
     worker.line("refused: it speaks plain ggml RPC, not gust");
+}
+
+#[test]
+fn a_worker_that_cannot_listen_there_says_so() {
+    let output = gust(&["worker", "--no-cache", "--listen", "there:7"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("expected an IP address and a port"));
 }
 
 #[test]

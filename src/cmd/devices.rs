@@ -18,12 +18,23 @@ const MAX_GPUS: usize = 15;
 /// The devices that the flags mean, each named in a line with the reason why it is used or not.
 pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptions> {
     for ModuleNote { file, outcome } in modules() {
-        if let ModuleOutcome::Skipped { reason } = outcome {
-            printer.note(format!("{}: not used: {reason}", file.display()));
-        }
+        let file = file.display();
+        printer.note(match outcome {
+            ModuleOutcome::Skipped { reason } => format!("{file}: not used: {reason}"),
+            ModuleOutcome::Loaded { backend, n_devices: 0 } => {
+                format!("{file}: {backend} is loaded, but its driver finds no device")
+            }
+            ModuleOutcome::Loaded { backend, .. } => format!("{file}: {backend} is loaded"),
+        });
     }
     let options = choose_of(args, &devices(), &mut |line| printer.note(line))?;
     warn_unmet(args, &options, printer);
+    if options.join && options.gpus.iter().any(|gpu| gpu.is_remote()) {
+        printer.warn(
+            "--split-mode tensor sends what workers' devices add up through the network, twice a layer; \
+             --split-mode layer is faster there",
+        );
+    }
     Ok(options)
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[cfg_attr(not(feature = "rpc"), allow(dead_code))] // the flags are known, so that the answer to them is one line
 pub struct Args {
     /// Address to listen on; 0.0.0.0 for all of this machine's
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50052", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50052", value_parser = crate::cli::listen_address)]
     listen: SocketAddr,
     /// File with the key that clients must have [default: the key in GUST_WORKER_KEY]
     #[arg(long, value_name = "FILE")]
@@ -34,14 +34,6 @@ pub struct Args {
     /// Compute for the client behind stdin, as a worker starts its server
     #[arg(long, hide = true)]
     serve_one: bool,
-}
-
-/// An address with its port, or with the default port.
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let with_port = |text: &str| format!("{text}:50052").parse();
-    text.parse()
-        .or_else(|_| with_port(text))
-        .map_err(|_| "expected an IP address and a port, such as 0.0.0.0:50052".to_owned())
 }
 
 /// A number of bytes, perhaps with K, M, G or T, which are powers of 1024.
@@ -82,7 +74,7 @@ mod with_rpc {
     use super::Args;
     use crate::cmd::workers;
     use crate::engine::default_n_threads;
-    use crate::ggml::{Device, devices, rpc};
+    use crate::ggml::{Device, devices, on_abort, on_complaint, rpc};
     use crate::remote::{Cache, Key, ServerCommand, Worker, is_readable_by_others};
     use crate::term::Printer;
 
@@ -128,7 +120,9 @@ mod with_rpc {
     fn serve_one(args: &Args, lent: &[Device]) -> Result<()> {
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        workers::say_why_ggml_gave_up();
+        // The worker reads these lines, and makes one of the last of them.
+        on_complaint(|line| Printer::new().note(line));
+        on_abort(|message| Printer::new().note(format!("ggml: {message}")));
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let (sender, incoming) = mpsc::channel::<Box<dyn rpc::Stream>>();
         sender.send(Box::new(stream)).map_err(|_| anyhow!("nobody serves"))?;
@@ -214,15 +208,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_addresses_are_read() {
+    fn sizes_are_read() {
         assert_eq!(size("80G"), Ok(80 << 30));
         assert_eq!(size("5m"), Ok(5 << 20));
         assert_eq!(size("17"), Ok(17));
         for bad in ["", "G", "1.5G", "1GB", "-1", "99999999T"] {
             assert!(size(bad).is_err(), "{bad}");
         }
-        assert_eq!(address("0.0.0.0").map(|a| a.port()), Ok(50052));
-        assert_eq!(address("[::1]:7").map(|a| a.port()), Ok(7));
-        assert!(address("host").is_err());
     }
 }

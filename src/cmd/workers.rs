@@ -52,8 +52,8 @@ pub(super) fn find_key(file: Option<&std::path::Path>) -> Result<crate::remote::
 
 /// Makes one line of what ggml ends the process for, and no core dump of what a network did.
 #[cfg(feature = "rpc")]
-pub(super) fn say_why_ggml_gave_up() {
-    use crate::ggml::on_abort;
+fn say_why_ggml_gave_up() {
+    use crate::ggml::{last_complaint, on_abort};
     use crate::term::Printer;
     on_abort(|message| {
         let printer = Printer::new();
@@ -62,7 +62,13 @@ pub(super) fn say_why_ggml_gave_up() {
                 printer.error(&anyhow::anyhow!("{why}"));
                 signal_hook::low_level::exit(1);
             }
-            None => printer.error(&anyhow::anyhow!("ggml: {message}")),
+            None => {
+                let before = match last_complaint() {
+                    complaint if complaint.is_empty() => complaint,
+                    complaint => format!("; the last error was: {complaint}"),
+                };
+                printer.error(&anyhow::anyhow!("ggml: {message}{before}"));
+            }
         }
     });
 }

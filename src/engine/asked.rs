@@ -88,7 +88,9 @@ impl Asked<'_> {
             measure.compute(layout)
         })?;
         for (used, device) in fit.rooms.iter_mut().zip(&machine.devices) {
-            used.compute = join::unweighed(*device, used.compute);
+            let weighed = std::mem::take(&mut used.compute);
+            used.compute = join::unweighed(*device, weighed);
+            used.free += weighed - used.compute;
         }
         measure.check(&fit.layout)?;
         Ok(Planned { fit, machine: machine.clone(), without_gpus: None, measure })

@@ -91,8 +91,9 @@ pub enum Error {
     QuantizedScores { dtype: &'static str },
     /// GPUs that cannot all have a part of every matrix.
     #[error(
-        "--split-mode tensor: {n} GPUs, and some would get nothing: the heads of this model come in {most} groups; \
-         name fewer GPUs with --device, or give each a larger share with --tensor-split"
+        "--split-mode tensor: {n} GPUs, and some would have no part: the heads of this file make {most} of whole \
+         blocks; name fewer GPUs with --device, give each a larger share with --tensor-split, or use --split-mode \
+         layer"
     )]
     TooManyJoined { n: usize, most: i64 },
     /// Shares that are not one for each joined GPU.

@@ -22,10 +22,6 @@ pub fn on_abort(hook: impl Fn(&str) + Send + Sync + 'static) {
 unsafe extern "C" fn aborted(message: *const c_char) {
     // SAFETY: ggml passes a C string.
     let message = unsafe { CStr::from_ptr(message) }.to_string_lossy();
-    let message = match super::last_complaint() {
-        complaint if complaint.is_empty() => message.into_owned(),
-        complaint => format!("{message}; the last error was: {complaint}"),
-    };
     if let Some(hook) = HOOK.get() {
         let _ = catch_unwind(AssertUnwindSafe(|| hook(&message)));
     }

@@ -42,7 +42,7 @@ pub use attend::{CellLists, PIECE, can_attend};
 pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, FlashAttn, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
 pub use joint::{Cut, Cuts, MAX_JOINED, join};
-pub use log::last_complaint;
+pub use log::{last_complaint, on_complaint};
 pub use module::{ModuleNote, ModuleOutcome, modules};
 pub use ops::Rope;
 pub use pinned::PinnedMemory;

@@ -16,11 +16,16 @@ const UNITS: [i64; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 
 /// Cuts of all weights and of the KV cache, for `n_devices`.
 pub fn cuts(gguf: &Gguf, hparams: &Hparams, n_devices: usize) -> Cuts {
-    let mut cuts = Cuts::new();
     let block = |name: &str| {
         let tensor = gguf.tensor(&format!("{name}.weight"));
         tensor.map_or(1, |tensor| tensor.ty.block_size() as i64)
     };
+    cuts_of(hparams, n_devices, block)
+}
+
+/// The same where `block` tells how many elements a matrix has in a block.
+fn cuts_of(hparams: &Hparams, n_devices: usize, block: impl Fn(&str) -> i64) -> Cuts {
+    let mut cuts = Cuts::new();
     for il in 0..hparams.n_layer as usize {
         let turn = il % n_devices;
         let name = |matrix: &str| format!("blk.{il}.{matrix}");
@@ -61,8 +66,38 @@ fn n_head_units(hparams: &Hparams, block: i64) -> i64 {
     (1..=n_head_kv).rev().find(is_whole).unwrap_or(1)
 }
 
-/// Pieces of `n` elements in whole blocks: wide ones, if there is one for each device.
+/// Pieces of `n` elements in whole blocks: wide ones, if they are enough to be dealt in any proportion.
 fn n_units(n: i64, block: i64, n_devices: usize) -> i64 {
-    let fits = |unit: &&i64| *unit % block == 0 && n % *unit == 0 && n / *unit >= n_devices as i64;
-    UNITS.iter().find(fits).map_or(1, |unit| n / unit)
+    let pieces =
+        UNITS.iter().filter(|&unit| unit % block == 0 && n % unit == 0).map(|unit| n / unit);
+    let is_enough = |n_units: &i64| *n_units >= 16 * n_devices as i64;
+    pieces.clone().find(is_enough).or(pieces.last()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::medium_3_5;
+
+    #[test]
+    fn the_models_own_matrices_are_cut_by_heads_and_by_blocks() {
+        let cuts = cuts_of(&medium_3_5(), 2, |_| 256);
+        let of = |name: &str| cuts[name];
+        assert_eq!(of("blk.3.attn_q.weight"), Cut { axis: 1, n_units: 8, turn: 1 });
+        assert_eq!(of("blk.3.attn_output.weight"), Cut { axis: 0, n_units: 8, turn: 1 });
+        assert_eq!(of("cache_k-3"), Cut { axis: 0, n_units: 8, turn: 1 });
+        assert_eq!(of("blk.4.ffn_down.weight"), Cut { axis: 0, n_units: 112, turn: 0 });
+        assert_eq!(of("output.weight"), Cut { axis: 1, n_units: 512, turn: 0 });
+        assert!(!cuts.contains_key("blk.0.attn_norm.weight"));
+        assert!(!cuts.contains_key("blk.0.ffn_down.bias"), "it is added once, after the sum");
+    }
+
+    #[test]
+    fn pieces_are_wide_where_there_are_enough() {
+        assert_eq!(n_units(28672, 256, 8), 112);
+        assert_eq!(n_units(28672, 1, 8), 224);
+        assert_eq!(n_units(64, 1, 2), 32);
+        assert_eq!(n_units(96, 32, 4), 3);
+        assert_eq!(n_units(96, 256, 2), 1);
+    }
 }

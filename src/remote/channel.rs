@@ -70,6 +70,10 @@ pub(super) struct Heard {
 }
 
 impl Heard {
+    fn at(start: Instant) -> Arc<Self> {
+        Arc::new(Heard { start, millis: AtomicU64::new(0), is_deaf: AtomicBool::new(false) })
+    }
+
     fn now(&self) {
         self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -100,11 +104,7 @@ pub(super) struct Channel {
 impl Channel {
     pub(super) fn new(socket: TcpStream, noise: StatelessTransportState) -> Self {
         let (socket, noise) = (Arc::new(socket), Arc::new(noise));
-        let heard = Arc::new(Heard {
-            start: Instant::now(),
-            millis: AtomicU64::new(0),
-            is_deaf: AtomicBool::new(false),
-        });
+        let heard = Heard::at(Instant::now());
         let reader = Reader {
             from: BufReader::with_capacity(
                 BATCH,
@@ -123,6 +123,7 @@ impl Channel {
             nonce: 0,
             plain: Vec::with_capacity(MAX_MESSAGE),
             out: Vec::with_capacity(BATCH + MAX_MESSAGE),
+            is_broken: false,
             heard,
             n_bytes: 0,
         };
@@ -226,6 +227,8 @@ pub(super) struct Writer {
     nonce: u64,
     plain: Vec<u8>,
     out: Vec<u8>,
+    /// A write has failed, perhaps within a frame: nothing that comes after it would be understood.
+    is_broken: bool,
     heard: Arc<Heard>,
     /// Bytes on the wire so far.
     pub(super) n_bytes: u64,
@@ -244,6 +247,9 @@ impl Writer {
     }
 
     fn frame(&mut self, kind: Kind, head: &[u8], chunk: &[u8]) -> io::Result<()> {
+        if self.is_broken {
+            return Err(broken());
+        }
         self.plain.clear();
         self.plain.push(kind as u8);
         self.plain.extend_from_slice(head);
@@ -252,15 +258,35 @@ impl Writer {
         let start = self.out.len();
         self.out.extend_from_slice(&(n as u16).to_be_bytes());
         self.out.resize(start + 2 + n, 0);
-        self.noise
-            .write_message(self.nonce, &self.plain, &mut self.out[start + 2..])
-            .map_err(|error| io::Error::other(error.to_string()))?;
+        let written = self.noise.write_message(self.nonce, &self.plain, &mut self.out[start + 2..]);
+        if let Err(error) = written {
+            self.give_up();
+            return Err(io::Error::other(error.to_string()));
+        }
         self.nonce += 1;
         if self.out.len() >= BATCH { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what was gathered.
+    /// Writes what was gathered, once: after an error nothing is written any more.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        if self.is_broken {
+            return Err(broken());
+        }
+        let written = self.write_all();
+        if written.is_err() {
+            self.give_up();
+        }
+        self.n_bytes += self.out.len() as u64;
+        self.out.clear();
+        written
+    }
+
+    fn give_up(&mut self) {
+        self.is_broken = true;
+        self.out.clear();
+    }
+
+    fn write_all(&self) -> io::Result<()> {
         let mut n_done = 0;
         while n_done < self.out.len() {
             match (&*self.socket).write(&self.out[n_done..]) {
@@ -272,8 +298,6 @@ impl Writer {
                 Err(error) => return Err(explained(error)),
             }
         }
-        self.n_bytes += n_done as u64;
-        self.out.clear();
         Ok(())
     }
 
@@ -293,6 +317,10 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
+fn broken() -> io::Error {
+    io::Error::new(ErrorKind::BrokenPipe, "an earlier write failed")
+}
+
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }
@@ -307,4 +335,64 @@ fn explained(error: io::Error) -> io::Error {
         _ => return error,
     };
     io::Error::new(error.kind(), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::super::handshake::{Version, initiate, respond};
+    use super::super::key::Key;
+    use super::*;
+
+    /// Both ends of a connection.
+    fn pair() -> (Channel, Channel) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let key = Key::from_bytes(b"a key for the tests", "a test".to_owned()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let other = key.clone();
+        let far = thread::spawn(move || {
+            respond(listener.accept().unwrap().0, &other, &Version::ours(), deadline).unwrap()
+        });
+        let socket = TcpStream::connect(address).unwrap();
+        let mut near = initiate(socket, &key, &Version::ours(), deadline).unwrap();
+        let mut far = far.join().unwrap();
+        near.patient().unwrap();
+        far.patient().unwrap();
+        (near, far)
+    }
+
+    #[test]
+    fn nothing_is_sent_after_a_write_that_failed() {
+        let (mut near, mut far) = pair();
+        // The other end was not heard for long, so that a write that stalls fails.
+        near.writer.heard = Heard::at(Instant::now().checked_sub(2 * SILENCE).unwrap());
+        let body = vec![7; MAX_BODY];
+        let mut n_sent = 0;
+        while near.writer.send(Kind::Data, &[], &body).is_ok() {
+            n_sent += 1;
+        }
+        // Now there is room again, and whoever cleans up may flush, or give a sign of life.
+        let reading = thread::spawn(move || {
+            let mut n_read = 0;
+            loop {
+                match far.reader.next() {
+                    Ok(Some((Kind::Data, body))) if body.len() == MAX_BODY => n_read += 1,
+                    Ok(Some(frame)) => panic!("{:?} came", frame.0),
+                    Ok(None) => return (n_read, None),
+                    Err(error) => return (n_read, Some(error.to_string())),
+                }
+            }
+        });
+        thread::sleep(Duration::from_millis(300));
+        assert!(near.writer.flush().is_err());
+        assert!(near.writer.send(Kind::Data, &[], &body).is_err());
+        assert!(near.writer.beat().is_err());
+        near.socket.shutdown(Shutdown::Write).unwrap();
+        let (n_read, error) = reading.join().unwrap();
+        assert!(n_read <= n_sent, "{n_read} of {n_sent} frames");
+        assert!(error.is_none_or(|error| error == CLOSED), "an altered frame");
+    }
 }

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use snow::{Builder, HandshakeState, StatelessTransportState};
+use snow::{Builder, HandshakeState};
 
 use super::channel::Channel;
 use super::key::Key;
@@ -19,8 +19,8 @@ use super::key::Key;
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 /// First bytes of either side.
 pub(super) const MAGIC: [u8; 8] = *b"gust-rpc";
-/// Counts changes of what follows the handshake.
-const PROTOCOL: u16 = 1;
+/// Counts changes of what follows the handshake, and of the graphs that ggml's server keeps.
+const PROTOCOL: u16 = 2;
 /// Most bytes of a hello after the magic word and its length.
 const MAX_HELLO: usize = 256;
 /// Bytes of either message of the handshake: a public key and a tag.
@@ -155,7 +155,12 @@ struct Timed<'a> {
     deadline: Instant,
 }
 
-impl Timed<'_> {
+impl<'a> Timed<'a> {
+    fn new(socket: &'a TcpStream, deadline: Instant) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        Ok(Timed { socket, deadline })
+    }
+
     fn left(&self) -> io::Result<Option<Duration>> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
@@ -187,17 +192,16 @@ pub(super) fn initiate(
     version: &Version,
     deadline: Instant,
 ) -> Result<Channel, Refusal> {
-    socket.set_nodelay(true)?;
-    let mut timed = Timed { socket: &socket, deadline };
+    let mut timed = Timed::new(&socket, deadline)?;
     let ours = version.to_bytes();
     timed.write_all(&ours)?;
     let (theirs, hello) = read_hello(&mut timed)?;
     check(version, theirs)?;
-    let mut noise =
-        builder(key, &[&ours[..], &hello].concat())?.build_initiator().map_err(ours_failed)?;
+    let prologue = [&ours[..], &hello].concat();
+    let mut noise = builder(key, &prologue)?.build_initiator().map_err(ours_failed)?;
     send(&mut timed, &mut noise)?;
     receive(&mut timed, &mut noise)?;
-    Ok(Channel::new(socket, transport(noise)?))
+    channel(socket, noise)
 }
 
 /// The worker's half: a channel to a client that has the key.
@@ -207,14 +211,13 @@ pub(super) fn respond(
     version: &Version,
     deadline: Instant,
 ) -> Result<Channel, Refusal> {
-    socket.set_nodelay(true)?;
-    let mut timed = Timed { socket: &socket, deadline };
+    let mut timed = Timed::new(&socket, deadline)?;
     let (theirs, hello) = read_hello(&mut timed)?;
     let ours = version.to_bytes();
     timed.write_all(&ours)?;
     check(version, theirs)?;
-    let mut noise =
-        builder(key, &[&hello[..], &ours].concat())?.build_responder().map_err(ours_failed)?;
+    let prologue = [&hello[..], &ours].concat();
+    let mut noise = builder(key, &prologue)?.build_responder().map_err(ours_failed)?;
     if let Err(refusal) = receive(&mut timed, &mut noise) {
         if matches!(refusal, Refusal::WrongKey) {
             let _ = timed.write_all(&[REFUSED, 0, 1, WRONG_KEY]);
@@ -222,7 +225,7 @@ pub(super) fn respond(
         return Err(refusal);
     }
     send(&mut timed, &mut noise)?;
-    Ok(Channel::new(socket, transport(noise)?))
+    channel(socket, noise)
 }
 
 /// Tells a client that there are too many, hardly hearing it.
@@ -245,8 +248,9 @@ fn ours_failed(error: snow::Error) -> Refusal {
     Refusal::Io(io::Error::other(error.to_string()))
 }
 
-fn transport(noise: HandshakeState) -> Result<StatelessTransportState, Refusal> {
-    noise.into_stateless_transport_mode().map_err(ours_failed)
+fn channel(socket: TcpStream, noise: HandshakeState) -> Result<Channel, Refusal> {
+    let noise = noise.into_stateless_transport_mode().map_err(ours_failed)?;
+    Ok(Channel::new(socket, noise))
 }
 
 fn check(ours: &Version, theirs: Version) -> Result<(), Refusal> {

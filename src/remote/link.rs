@@ -14,7 +14,8 @@ use std::time::Instant;
 use super::channel::{BEAT, CLOSED, Channel, Kind, Reader, Writer};
 use super::handshake::Refusal;
 use super::request::{Part, Requests};
-use super::session::{FIRST, Welcome};
+use super::session::Welcome;
+use super::{locked, plain};
 use crate::ggml::rpc::{Loading, Stream};
 
 /// Bytes of offered weights that may be outstanding.
@@ -28,10 +29,6 @@ pub fn lost() -> Option<String> {
 }
 
 static LOST: Mutex<Option<String>> = Mutex::new(None);
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// ggml's stream to one worker.
 pub(super) struct Link {
@@ -70,21 +67,23 @@ struct Incoming {
 }
 
 impl Link {
-    /// Asks the worker to serve this side; with its answer, the names of its devices.
+    /// Asks the worker to serve this side; with its answer, which must come by `deadline`, the names of its devices.
     pub(super) fn start(
         address: &str,
         mut channel: Channel,
+        deadline: Instant,
     ) -> Result<(Self, Vec<String>), Refusal> {
-        // Longer than a handshake: the worker may still be ending with another client.
-        channel.wait_for_first(Instant::now() + FIRST);
+        channel.wait_for_first(deadline);
         channel.writer.send(Kind::Welcome, &[], &[])?;
         channel.writer.flush()?;
-        let names = loop {
+        let names: Vec<_> = loop {
             match channel.reader.next()? {
                 Some((Kind::Beat, _)) => {}
                 Some((Kind::Welcome, body)) => match postcard::from_bytes(body) {
-                    Ok(Welcome::Devices(names)) => break names,
-                    Ok(Welcome::Busy(with)) => return Err(Refusal::Busy(with)),
+                    Ok(Welcome::Devices(names)) => {
+                        break names.iter().map(|name| plain(name)).collect();
+                    }
+                    Ok(Welcome::Busy(with)) => return Err(Refusal::Busy(plain(&with))),
                     Err(_) => return Err(Refusal::Protocol("a broken welcome")),
                 },
                 Some(_) => return Err(Refusal::Protocol("no welcome")),
@@ -186,7 +185,7 @@ impl Shared {
                 let id = body.try_into().map_err(|_| "a broken answer to an offer")?;
                 incoming.answers.push_back((kind, u32::from_be_bytes(id)));
             }
-            Kind::End => return Err(String::from_utf8_lossy(body).into_owned()),
+            Kind::End => return Err(plain(&String::from_utf8_lossy(body))),
             kind => return Err(format!("an unexpected frame: {kind:?}")),
         }
         self.changed.notify_all();

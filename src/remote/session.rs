@@ -9,12 +9,9 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,12 +21,13 @@ use serde::{Deserialize, Serialize};
 use super::cache::Cache;
 use super::channel::{BEAT, Channel, Kind, Reader, Writer};
 use super::request::{BEFORE_WEIGHTS, HEAD, n_weights};
-use super::worker::ServerCommand;
+use super::server::{Server, ServerCommand, is_suspended};
+use super::{locked, plain};
 
-/// Time that a client waits for the first answer, during which an earlier client may still be leaving.
-pub(super) const FIRST: Duration = Duration::from_secs(8);
-/// Time that a worker waits for an earlier client that is leaving.
+/// Time that a worker waits for an earlier client that is leaving; clients wait longer for its answer.
 pub(super) const LEAVING: Duration = Duration::from_secs(5);
+/// Signs of life for which a suspended server is waited for: somebody may only have a look at it.
+const MAX_SUSPENDED: u32 = 3;
 /// Bytes of offered weights that may be outstanding, with room for what a client counts differently.
 const MAX_PENDING: usize = 96 << 20;
 
@@ -63,6 +61,8 @@ pub(super) enum Ended {
     Protocol(&'static str),
     #[error("the computing process {0}")]
     Server(String),
+    #[error("the computing process was suspended, by SIGSTOP or a debugger")]
+    Suspended,
     #[error("the worker was stopped")]
     Stopped,
 }
@@ -90,11 +90,10 @@ pub(super) fn run(
 ) {
     let start = Instant::now();
     if let Some(cache) = cache {
-        cache.lock().unwrap_or_else(PoisonError::into_inner).begin();
+        locked(cache).begin();
     }
     let Channel { reader, writer, .. } = channel;
     let writer = Mutex::new(writer);
-    let is_served = AtomicBool::new(true);
     let mut relay = Relay {
         reader,
         writer: &writer,
@@ -102,32 +101,14 @@ pub(super) fn run(
         counts: Counts::default(),
         pending: VecDeque::new(),
     };
-    let ended = relay.welcomed(devices).and_then(|()| {
-        let (mut child, near) = started(server).map_err(Ended::Start)?;
-        let far = near.try_clone().map_err(Ended::Start)?;
-        let mut ended = thread::scope(|scope| {
-            let (done, is_done) = mpsc::channel::<()>();
-            scope.spawn(|| answers(far, &writer, &is_served));
-            scope.spawn(|| beats(&writer, is_done));
-            let ended = relay.run(&near, &is_served, log);
-            fate.is_leaving.store(true, Ordering::SeqCst);
-            let _ = near.shutdown(Shutdown::Both);
-            drop(done);
-            ended
-        });
-        let status = stopped(&mut child, matches!(ended, Err(Ended::Server(_))));
-        if let Err(Ended::Server(why)) = &mut ended {
-            *why = status.map_or_else(|error| error.to_string(), described);
-        }
-        ended
-    });
+    let ended = relay.welcomed(devices).and_then(|()| relay.serve(server, fate, log));
     let ended = match fate.is_stopped.load(Ordering::SeqCst) {
         true => Err(Ended::Stopped),
         false => ended,
     };
     let mut writer = locked(&writer);
     if let Err(ended) = &ended {
-        let told = writer.send(Kind::End, &[], ended.to_string().as_bytes());
+        let told = writer.send(Kind::End, &[], plain(&ended.to_string()).as_bytes());
         let _ = told.and_then(|()| writer.flush());
     }
     relay.reader.drain(&writer);
@@ -150,43 +131,6 @@ fn told(counts: &Counts, time: Duration) -> String {
     )
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// ggml's server in its process, and the stream to it, which is its stdin.
-fn started(server: &ServerCommand) -> io::Result<(Child, UnixStream)> {
-    let (near, far) = UnixStream::pair()?;
-    let child = Command::new(&server.program)
-        .args(&server.args)
-        .stdin(Stdio::from(OwnedFd::from(far)))
-        .stdout(Stdio::null())
-        .process_group(0) // Ctrl-C is the worker's to heed
-        .spawn()?;
-    Ok((child, near))
-}
-
-/// Ends the server, or learns how it ended by itself.
-fn stopped(child: &mut Child, ended_itself: bool) -> io::Result<ExitStatus> {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while ended_itself && Instant::now() < deadline {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    child.wait()
-}
-
-fn described(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => "refused a request".to_owned(),
-        (_, Some(signal)) => format!("died of signal {signal}"),
-        (code, None) => format!("ended with status {}", code.unwrap_or(-1)),
-    }
-}
-
 /// Carries what the server says to the client, until either is gone; if it is the server, `is_served` ends.
 fn answers(mut from: UnixStream, writer: &Mutex<Writer>, is_served: &AtomicBool) {
     let mut buffer = vec![0; 256 << 10];
@@ -206,14 +150,22 @@ fn answers(mut from: UnixStream, writer: &Mutex<Writer>, is_served: &AtomicBool)
     }
 }
 
-/// Says every second that the worker lives, until `done` is dropped.
-fn beats(writer: &Mutex<Writer>, done: mpsc::Receiver<()>) {
+/// Says every second that the worker lives, until `done` is dropped or the server has been suspended for too long;
+/// whether it has.
+fn beats(writer: &Mutex<Writer>, done: mpsc::Receiver<()>, server_id: u32) -> bool {
+    let mut n_suspended = 0;
     while done.recv_timeout(BEAT) == Err(mpsc::RecvTimeoutError::Timeout) {
+        n_suspended = if is_suspended(server_id) { n_suspended + 1 } else { 0 };
+        if n_suspended == MAX_SUSPENDED {
+            return true;
+        }
         let mut writer = locked(writer);
         if writer.beat().is_err() {
-            return writer.close();
+            writer.close();
+            break;
         }
     }
+    false
 }
 
 /// From the client to the server.
@@ -246,6 +198,41 @@ impl Relay<'_> {
     fn answer(&self, kind: Kind, body: &[u8]) -> Result<(), Ended> {
         let mut writer = locked(self.writer);
         writer.send(kind, body, &[]).and_then(|()| writer.flush()).map_err(Ended::Lost)
+    }
+
+    /// Starts the server, and serves until it or the client is gone.
+    fn serve(
+        &mut self,
+        server: &ServerCommand,
+        fate: &Fate,
+        log: &dyn Fn(&str),
+    ) -> Result<(), Ended> {
+        let (mut process, near) = Server::start(server).map_err(Ended::Start)?;
+        let far = near.try_clone().map_err(Ended::Start)?;
+        let (writer, server_id) = (self.writer, process.id());
+        let is_served = AtomicBool::new(true);
+        let (ended, was_suspended) = thread::scope(|scope| {
+            let (done, is_done) = mpsc::channel::<()>();
+            scope.spawn(|| answers(far, writer, &is_served));
+            let beating = scope.spawn(|| {
+                let is_too_long = beats(writer, is_done, server_id);
+                if is_too_long {
+                    is_served.store(false, Ordering::SeqCst);
+                    let _ = near.shutdown(Shutdown::Both);
+                }
+                is_too_long
+            });
+            let ended = self.run(&near, &is_served, log);
+            fate.is_leaving.store(true, Ordering::SeqCst);
+            let _ = near.shutdown(Shutdown::Both);
+            drop(done);
+            (ended, beating.join().unwrap_or_default())
+        });
+        match ended {
+            Err(Ended::Server(_)) if was_suspended => Err(Ended::Suspended),
+            Err(Ended::Server(_)) => Err(Ended::Server(process.cause())),
+            ended => ended,
+        }
     }
 
     /// `Ok` when the client closes the connection.

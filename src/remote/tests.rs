@@ -208,6 +208,34 @@ fn whoever_waits_is_bounded_in_number_and_time() {
     drop(held);
 }
 
+#[test]
+fn a_worker_that_never_gets_to_its_answer_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // As slow as may be in the handshake, and silent after it.
+    let worker = thread::spawn(move || {
+        let socket = listener.accept().unwrap().0;
+        thread::sleep(Duration::from_secs(4));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let channel = super::handshake::respond(socket, &key(KEY), &Version::ours(), deadline);
+        thread::sleep(Duration::from_secs(8));
+        channel.map(drop)
+    });
+    let start = Instant::now();
+    assert!(matches!(
+        open(&address.to_string(), &key(KEY), &Version::ours()),
+        Err(Refusal::Silent)
+    ));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    worker.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_name_without_an_address_is_told_as_such() {
+    let wrong = open("no-such-host.invalid:50052", &key(KEY), &Version::ours());
+    assert!(matches!(wrong, Err(Refusal::Resolve(_))));
+}
+
 /// The error of the next answer, and how long it took.
 fn failure(mut link: Link) -> (String, Duration) {
     let (sender, receiver) = mpsc::channel();
@@ -224,7 +252,29 @@ fn a_server_that_dies_is_an_error_that_says_how() {
     site.logged(&["dropped: the computing process died of signal 11"]);
     let site = Site::new("exit 0", None);
     let (error, _) = failure(site.open().unwrap().0);
-    assert!(error.starts_with("the computing process"), "{error}");
+    assert_eq!(error, "the computing process refused a request");
+}
+
+#[test]
+fn the_last_words_of_a_server_reach_the_client_in_one_line() {
+    let site = Site::new("echo chatter >&2; echo no such buffer >&2; exit 0", None);
+    let (error, _) = failure(site.open().unwrap().0);
+    assert_eq!(error, "the computing process refused a request: chatter; no such buffer");
+    site.logged(&["dropped: the computing process refused a request: chatter; no such buffer; "]);
+
+    // As CUDA dies: several lines. Control characters and what goes on for ever go no further.
+    let script = "for i in 1 2 3 4; do echo $i >&2; done; printf '\\033[31mx.cu:7: CUDA error\\r\\n' >&2; kill -ABRT $$";
+    let (error, _) = failure(Site::new(script, None).open().unwrap().0);
+    assert_eq!(error, "the computing process died of signal 6: 2; 3; 4; [31mx.cu:7: CUDA error");
+    let script = "head -c 1000000 /dev/zero | tr '\\0' 'x' >&2; exit 3";
+    let (error, _) = failure(Site::new(script, None).open().unwrap().0);
+    assert!(error.starts_with("the computing process ended with status 3: xxx"), "{error}");
+    assert!(error.len() <= 600, "{} bytes", error.len());
+
+    // Whatever the server leaves running holds nobody up.
+    let (error, time) = failure(Site::new("sleep 30 & exit 5", None).open().unwrap().0);
+    assert_eq!(error, "the computing process ended with status 5");
+    assert!(time < Duration::from_secs(5), "{time:?}");
 }
 
 /// Passes bytes on until told to stop; then holds both connections without a word.

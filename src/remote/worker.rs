@@ -1,33 +1,23 @@
 //! A worker's door: who comes in, how many wait outside, and that one client at a time is served.
 
-use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
 use super::cache::Cache;
 use super::channel::{Channel, Kind};
 use super::handshake::{self, Refusal, Version};
 use super::key::Key;
+use super::server::ServerCommand;
 use super::session::{self, Fate, LEAVING, Welcome};
+use super::{PATIENCE, locked};
 
 /// Connections at once that have not shown the key.
 const MAX_STRANGERS: usize = 16;
 /// Time in which it is noticed that a client has gone.
 const NOTICED: Duration = Duration::from_millis(300);
-
-/// How ggml's server is started, whose stdin is a stream socket to its client.
-#[derive(Debug)]
-pub struct ServerCommand {
-    /// The program.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<OsString>,
-}
 
 /// A worker.
 pub struct Worker {
@@ -128,7 +118,7 @@ impl Worker {
     }
 
     fn client(&self) -> MutexGuard<'_, Option<Client>> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.client)
     }
 
     fn admit(&self, socket: TcpStream, address: SocketAddr, stranger: Stranger) {

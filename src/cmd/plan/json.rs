@@ -7,6 +7,7 @@ use super::frontier::{Cell, Frontier};
 use super::machine::Machine;
 use super::speed::{BANDWIDTH_SHARE, FLOPS_SHARE};
 use crate::engine::Error;
+use crate::ggml::Device;
 use crate::plan::{Fit, Refusal, RoomKind, RoomShortage, Step};
 
 /// The whole page.
@@ -63,7 +64,7 @@ fn model(page: &Page) -> Value {
 }
 
 fn devices(machine: &Machine, fit: Option<&Fit>) -> Vec<Value> {
-    let device = |(i, device): (usize, &crate::ggml::Device)| {
+    let device = |(i, device): (usize, &Device)| {
         let used = fit.map(|fit| fit.rooms[i]);
         let card = machine.cards[i];
         let n_layer = fit.map(|fit| fit.layout.layers.iter().filter(|&&room| room == i).count());
@@ -71,6 +72,7 @@ fn devices(machine: &Machine, fit: Option<&Fit>) -> Vec<Value> {
         json!({
             "name": device.name(),
             "description": device.description(),
+            "members": joined(*device),
             "kind": match machine.base.rooms[i].kind {
                 RoomKind::Gpu => "gpu",
                 RoomKind::SharedGpu => "igpu",
@@ -93,6 +95,12 @@ fn devices(machine: &Machine, fit: Option<&Fit>) -> Vec<Value> {
         })
     };
     machine.base.devices.iter().enumerate().map(device).collect()
+}
+
+/// Names of the GPUs that are joined; null for one of its own.
+fn joined(device: Device) -> Option<Vec<&'static str>> {
+    let names = device.members().into_iter().map(|(member, _)| member.name());
+    Some(names.collect()).filter(|names: &Vec<_>| !names.is_empty())
 }
 
 fn step(step: &Step) -> Value {

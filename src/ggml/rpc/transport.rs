@@ -83,7 +83,11 @@ unsafe extern "C" fn accept(listener: *mut c_void) -> *mut c_void {
     contained(null_mut(), || match unsafe { of(listener) } {
         Handle::Listener(incoming) => match incoming.recv() {
             Ok(stream) => Box::into_raw(Box::new(Handle::Stream(stream))).cast(),
-            Err(_) => null_mut(),
+            Err(_) => {
+                // To ggml it is an error that nobody else comes; it would hide what went before.
+                super::super::log::stop_hearing_this_thread();
+                null_mut()
+            }
         },
         Handle::Stream(_) => null_mut(),
     })

@@ -1,13 +1,24 @@
 //! Backends besides the CPU. A feature switches one on; Metal is on wherever it exists.
 
+use std::fs;
 use std::path::PathBuf;
 
 use crate::compile::Target;
 use crate::{gpu, metal};
 
 /// ggml's transport is left out: it would face the network with nothing between. Ours takes its place.
-const RPC_FILES: &[&str] = &["ggml-rpc/ggml-rpc.cpp", "ggml-rpc/log.cpp", RPC_TRANSPORT];
+const RPC_FILES: &[&str] = &[RPC, "ggml-rpc/log.cpp", RPC_TRANSPORT];
 const RPC_TRANSPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport.cpp");
+/// ggml's file with our bound, and what we add to it.
+const RPC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rpc.cpp");
+
+/// How many graphs a server keeps for a client to run again by their number. One of the whole 128B model takes
+/// 3 MB, and we never go back to an earlier one: what counts is how many belong to one pass. That is one for each
+/// run of layers on a device. A pass of more runs than fit sends them each time, which is slower and nothing
+/// worse: both sides forget all at the same request. So both need the same bound, and `PROTOCOL` in
+/// src/remote/handshake.rs counts its changes.
+const GRAPHS_THEIRS: &str = "const size_t GRAPH_CACHE_MAX = 1024;";
+const GRAPHS_OURS: &str = "const size_t GRAPH_CACHE_MAX = 16;";
 
 /// Names of the backends in this build, as in ggml's `GGML_USE_…`.
 pub fn names(target: &Target) -> Vec<&'static str> {
@@ -30,6 +41,8 @@ pub fn objects(target: &Target) -> (Vec<PathBuf>, Vec<String>) {
         objects.extend(match name {
             "rpc" => {
                 println!("cargo::rerun-if-changed={RPC_TRANSPORT}");
+                println!("cargo::rerun-if-changed={RPC}");
+                write_rpc(target);
                 target.objects(RPC_FILES, |build| {
                     build.include(target.src("ggml-rpc"));
                 })
@@ -39,4 +52,13 @@ pub fn objects(target: &Target) -> (Vec<PathBuf>, Vec<String>) {
         });
     }
     (objects, link_lines)
+}
+
+/// Writes the file that `RPC` includes.
+fn write_rpc(target: &Target) {
+    let theirs = target.src("ggml-rpc/ggml-rpc.cpp");
+    let theirs = fs::read_to_string(theirs).expect("ggml's RPC backend is in its tree");
+    assert!(theirs.matches(GRAPHS_THEIRS).count() == 1, "ggml-rpc.cpp has no {GRAPHS_THEIRS}");
+    let ours = theirs.replace(GRAPHS_THEIRS, GRAPHS_OURS);
+    fs::write(target.out_dir.join("gust-ggml-rpc.cpp"), ours).expect("OUT_DIR is writable");
 }
