@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gust::engine::{BatchRow, DeviceOptions, Engine, EngineOptions, Error, Session};
+use gust::engine::{BatchRow, DeviceOptions, Engine, EngineOptions, Error, PassOutputs, Session};
 use gust::ggml::{DType, Device, rpc};
 use gust::gguf::Gguf;
 use gust::model;
@@ -356,4 +356,20 @@ fn joined_gpus_share_as_they_are_told() {
     options.devices.flash_attn = Some(false);
     let refused = Engine::open(make(), None, &options, &mut |_, _| {}).unwrap_err();
     assert!(matches!(refused, Error::JoinedScores), "{refused}");
+}
+
+#[test]
+fn logits_of_many_tokens_are_planned_for() {
+    let _alone = alone();
+    const N: u32 = 256;
+    let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
+    for gpu_layers in [0, 1, n_layer + 1] {
+        let spread = Spread { n_gpu: 1, gpu_layers, kv_offload: true };
+        let options = EngineOptions { outputs: PassOutputs::Logits(N), ..options(spread) };
+        let engine = open(model::builtin(), None, &options);
+        check_plan(&engine, "many logits");
+        let with_output = engine.uses().iter().find(|used| used.has_output).unwrap();
+        let n_bytes = u64::from(4 * N * engine.hparams().n_vocab);
+        assert!(with_output.compute >= n_bytes, "{with_output:?}, {n_bytes}");
+    }
 }

@@ -174,8 +174,18 @@ fn is_gpu(device: Device) -> bool {
     matches!(device.kind(), DeviceKind::Gpu | DeviceKind::IntegratedGpu)
 }
 
-/// The GPUs that are meant: those named, or all that have memory of their own, or else one that shares ours.
+/// The GPUs that are meant. Without proportions their order is ours: what shares the processor's memory gets its
+/// layers last.
 fn used(args: &DeviceArgs, gpus: &[Device]) -> Result<Vec<Device>> {
+    let mut used = meant(args, gpus)?;
+    if args.tensor_split.is_empty() {
+        used.sort_by_key(|gpu| !gpu.shares_host_memory());
+    }
+    Ok(used)
+}
+
+/// Those that are named, or all that have memory of their own, or else one that shares ours.
+fn meant(args: &DeviceArgs, gpus: &[Device]) -> Result<Vec<Device>> {
     let own: Vec<Device> =
         gpus.iter().copied().filter(|device| device.kind() == DeviceKind::Gpu).collect();
     match &args.device[..] {
@@ -199,10 +209,6 @@ fn used(args: &DeviceArgs, gpus: &[Device]) -> Result<Vec<Device>> {
                 if !used.contains(&device) {
                     used.push(device);
                 }
-            }
-            // Without proportions their order is ours: what shares the processor's memory gets its layers last.
-            if args.tensor_split.is_empty() {
-                used.sort_by_key(|gpu| !gpu.shares_host_memory());
             }
             Ok(used)
         }

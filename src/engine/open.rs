@@ -59,7 +59,7 @@ impl Engine {
         });
         let asked = Asked { gguf: &gguf, hparams: &hparams, vision, draft: None, options };
         let planned = asked.plan(&Machine::new(&options.devices.gpus, None)?)?;
-        let placement = placement(&planned, options);
+        let placement = placement(&planned, options, memory_available());
         let Planned { fit, without_gpus, measure, .. } = planned;
         warnings.extend(without_gpus);
         if options.devices.mlock {
@@ -102,9 +102,9 @@ impl Engine {
     }
 }
 
-/// How weights get to where the plan has them.
-fn placement(planned: &Planned, options: &EngineOptions) -> Placement {
-    let free = memory_available().saturating_sub(planned.shared());
+/// How weights get to where the plan has them, where so many bytes are free.
+fn placement(planned: &Planned, options: &EngineOptions, free: u64) -> Placement {
+    let free = free.saturating_sub(planned.shared());
     let on_cpu = planned.fit.rooms.last().copied().unwrap_or_default();
     // The tower's pages are counted as its working memory is, though they are mapped.
     let others = on_cpu.kv + on_cpu.compute + on_cpu.vision;
@@ -186,6 +186,37 @@ fn lock(gguf: &Gguf, tower: Option<&Tower>, placement: &Placement, warnings: &mu
         if let Err(error) = part.file().lock() {
             let (label, what) = (part.label(), "raise the limit (ulimit -l) or leave out --mlock");
             warnings.push(Warning(format!("{label}: not locked in memory: {error}; {what}")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ggml::pretend_gpus;
+    use crate::model::{YarnPolicy, builtin};
+
+    #[test]
+    fn what_lies_on_gpus_takes_none_of_the_memory_for_copies() {
+        let gguf = Arc::new(builtin());
+        let (hparams, _) = validate(&gguf, YarnPolicy::Correct).unwrap();
+        let n_all = hparams.n_layer + 1;
+        let gpus = pretend_gpus(&[64 << 30]);
+        let machine = Machine::new(&gpus, Some(64 << 30)).unwrap();
+        for (gpu_layers, is_on_gpu) in [(0, false), (n_all, true)] {
+            let mut options = EngineOptions { n_ctx: Some(65_536), ..EngineOptions::on_cpu(1) };
+            options.repack = true;
+            options.devices.gpus = gpus.clone();
+            options.devices.gpu_layers = Some(gpu_layers);
+            let (vision, draft, options) = (None, None, &options);
+            let asked = Asked { gguf: &gguf, hparams: &hparams, vision, draft, options };
+            let planned = asked.plan(&machine).unwrap();
+            let on_cpu = planned.fit.rooms[1];
+            assert_eq!((on_cpu.kv == 0, on_cpu.weights < 3 << 20), (is_on_gpu, is_on_gpu));
+            let free = 8 << 30;
+            let budget = placement(&planned, options, free).repack_budget;
+            assert_eq!(budget, free - MEMORY_MARGIN - on_cpu.kv - on_cpu.compute);
+            assert_eq!(placement(&planned, options, 3 << 20).touch, is_on_gpu);
         }
     }
 }

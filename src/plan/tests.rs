@@ -239,8 +239,8 @@ impl Slow<'_> {
         least[0] = Some(0);
         for room in (0..n_gpu).rev() {
             let mut next: Vec<Option<u64>> = vec![None; wanted + 1];
-            for from in 0..=wanted {
-                let Some(before) = least[from] else { continue };
+            for (from, before) in least.iter().enumerate() {
+                let Some(before) = before else { continue };
                 for (to, next) in next.iter_mut().enumerate().skip(from) {
                     let layers = &needs.layers[n_layer - to..n_layer - from];
                     let may = room <= output || layers.is_empty();
