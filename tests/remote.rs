@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use gust::ggml::{Backend, DType, Device, Graph, Scheduler, StoreBuilder, on_abort};
 use gust::remote::{self, Key};
+use rustix::process::Signal;
 
 const KEY: &str = "a key for these tests";
 /// Within this time every failure must be told.
@@ -60,7 +61,7 @@ impl Worker {
     /// Ends it as a user does; how it ended.
     fn stop(mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
         self.process.wait().unwrap().code()
     }
 }
@@ -242,7 +243,7 @@ fn a_killed_worker_ends_the_client_with_a_line() {
 fn a_stopped_worker_ends_well_and_its_client_with_a_line() {
     let pid = |worker: &Worker| rustix::process::Pid::from_child(&worker.process);
     let stop = |worker: &mut Worker, _: &Proxy| {
-        rustix::process::kill_process(pid(worker), rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid(worker), Signal::TERM).unwrap();
     };
     let mut worker = harmed(stop, "the worker was stopped");
     assert_eq!(worker.process.wait().unwrap().code(), Some(0));
@@ -256,7 +257,7 @@ fn a_cut_link_ends_the_client_with_a_line_and_frees_the_worker() {
 }
 
 /// Sends a signal to the process that computes for a worker's client.
-fn signal_server(worker: &Worker, signal: rustix::process::Signal) {
+fn signal_server(worker: &Worker, signal: Signal) {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let fields = stat.rsplit(')').next().unwrap_or_default();
@@ -270,8 +271,7 @@ fn signal_server(worker: &Worker, signal: rustix::process::Signal) {
 
 #[test]
 fn a_killed_server_is_told_to_the_client() {
-    let kill =
-        |worker: &mut Worker, _: &Proxy| signal_server(worker, rustix::process::Signal::KILL);
+    let kill = |worker: &mut Worker, _: &Proxy| signal_server(worker, Signal::KILL);
     let mut worker = harmed(kill, "the computing process died of signal 9");
     worker.line("dropped: the computing process died of signal 9");
     // The worker itself goes on.
@@ -281,34 +281,46 @@ fn a_killed_server_is_told_to_the_client() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_suspended_server_is_told_to_the_client() {
-    let suspend =
-        |worker: &mut Worker, _: &Proxy| signal_server(worker, rustix::process::Signal::STOP);
+    let suspend = |worker: &mut Worker, _: &Proxy| signal_server(worker, Signal::STOP);
     let cause = "the computing process was suspended, by SIGSTOP or a debugger";
     let mut worker = harmed(suspend, cause);
     worker.line(&format!("dropped: {cause}"));
     first_result(&client(worker.address, 1).output().unwrap());
 }
 
-/// ggml's server is told nonsense, as no client of ours would.
-#[test]
-fn a_refused_request_is_explained_on_stderr() {
+/// What ggml's server ends with when it is told nonsense, as by no client of ours.
+fn told_nonsense(command: u8, payload: &[u8]) -> Output {
     let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-    let server = gust(&["worker", "--serve-one", "--device=CPU", "--threads=1"])
-        .stdin(std::os::fd::OwnedFd::from(far))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut server = gust(&["worker", "--serve-one", "--device=CPU", "--threads=1"]);
+    server.stdin(std::os::fd::OwnedFd::from(far)).stderr(Stdio::piped());
+    let server = server.spawn().unwrap();
     let request = |command: u8, payload: &[u8]| {
         [&[command][..], &(payload.len() as u64).to_ne_bytes(), payload].concat()
     };
     near.write_all(&request(14, &[0; 24])).unwrap();
-    let mut hello = [0; 8 + 28];
-    near.read_exact(&mut hello).unwrap();
+    near.read_exact(&mut [0; 8 + 28]).unwrap();
+    near.write_all(&request(command, payload)).unwrap();
+    near.shutdown(std::net::Shutdown::Write).unwrap();
+    server.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_server_says_why_it_refuses_and_why_it_dies() {
     // To free a buffer that there is not.
-    near.write_all(&request(4, &77u64.to_ne_bytes())).unwrap();
-    let output = server.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    assert_eq!(text(&output.stderr), "[free_buffer] buffer not found\n");
+    let refused = told_nonsense(4, &77u64.to_ne_bytes());
+    assert_eq!(refused.status.code(), Some(0));
+    assert_eq!(text(&refused.stderr), "[free_buffer] buffer not found\n");
+    // A graph of one tensor: its id and shape are 1, it is to be computed by an operation that there is not.
+    let mut tensor = [0; 296];
+    for (at, byte) in [(0, 1), (20, 1), (24, 1), (28, 1), (32, 1), (52, 200), (120, 16)] {
+        tensor[at] = byte;
+    }
+    let one = 1u32.to_ne_bytes();
+    let died = told_nonsense(10, &[&[0; 12], &one[..], &one, &[0; 4], &one, &tensor].concat());
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died.status), Some(6));
+    let said = text(&died.stderr);
+    assert!(said.lines().count() == 2 && said.contains("op not implemented: 200"), "{said}");
+    assert!(said.trim_end().ends_with(": fatal error"), "{said}");
 }
 
 #[test]

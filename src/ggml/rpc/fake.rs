@@ -75,6 +75,30 @@ mod tests {
         out.iter().map(|x| x.to_bits()).collect()
     }
 
+    /// Checks passes of more parts on `device` than a server keeps, each of them followed by one on the CPU.
+    fn check_passes_in_many_parts(device: Device) {
+        let n_parts = 20;
+        let cpu = Device::cpu().unwrap();
+        let backends = vec![Backend::new(device, 1).unwrap(), Backend::new(cpu, 1).unwrap()];
+        let mut scheduler = Scheduler::new(backends, 128);
+        let (mut graph, (input, output)) = Graph::build(64, |g| {
+            let (input, mut x) = g.input::<f32>("x", &[8, 1]);
+            for i in 0..2 * n_parts {
+                x = g.add(x, x);
+                g.pin(x, if i % 2 == 0 { device } else { cpu });
+            }
+            (input, g.output(x))
+        });
+        let mut out = Vec::new();
+        for run in 1..5 {
+            out.clear();
+            let mut ready = scheduler.ready(&mut graph).unwrap();
+            ready.set::<f32>(input, &[run as f32; 8]);
+            ready.compute().unwrap().read(output, &mut out);
+            assert_eq!(out, [run as f32 * 2f32.powi(2 * n_parts); 8]);
+        }
+    }
+
     #[test]
     fn they_are_gpus_and_compute_what_the_cpu_computes() {
         let expected = product(Device::cpu().unwrap());
@@ -85,6 +109,7 @@ mod tests {
             assert!(!fake.is_cpu());
             assert_eq!(fake.description(), format!("fake GPU {i} (this CPU)"));
             assert_eq!(product(fake), expected);
+            check_passes_in_many_parts(fake);
         }
     }
 }

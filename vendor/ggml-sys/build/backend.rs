@@ -13,7 +13,7 @@ const RPC_TRANSPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/transport.
 const RPC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rpc.cpp");
 
 /// How many graphs a server keeps for a client to run again by their number. One of the whole 128B model takes
-/// 3 MB, and we never go back to an earlier one: what counts is how many belong to one pass. That is one for each
+/// some 3 MB, and we never go back to an earlier one: what counts is how many belong to one pass. That is one for each
 /// run of layers on a device. A pass of more runs than fit sends them each time, which is slower and nothing
 /// worse: both sides forget all at the same request. So both need the same bound, and `PROTOCOL` in
 /// src/remote/handshake.rs counts its changes.
