@@ -142,7 +142,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         planned = subject.asked(&options).plan(&machine.base);
     }
     if let Ok(planned) = &planned {
-        machine = machine.as_planned(&planned.machine);
+        machine = machine.planned_as(&planned.machine);
     }
     let outcome = planned.map(|planned| planned.fit);
     let speed = match &outcome {

@@ -37,10 +37,10 @@ pub const MAX_JOINED: usize = 15;
 pub(super) struct Joint {
     name: String,
     members: Vec<Device>,
-    /// Of all units, summing up to 1.
+    /// In which units are dealt; their sum is 1.
+    proportions: Vec<f64>,
+    /// The largest part of a kind of tensor that each then has, over all layers.
     shares: Vec<f64>,
-    /// The largest part that each really gets of a kind of tensor, over all layers: units are whole.
-    dealt: Vec<f64>,
     cuts: Cuts,
 }
 
@@ -56,14 +56,14 @@ pub fn join(devices: &[Device], shares: &[f64], cuts: Cuts) -> Option<Device> {
     let joint = Joint {
         name: devices.iter().map(|device| device.name()).collect::<Vec<_>>().join("+"),
         members: devices.to_vec(),
-        shares: shares.iter().map(|share| share / sum).collect(),
-        dealt: Vec::new(),
+        proportions: shares.iter().map(|share| share / sum).collect(),
+        shares: Vec::new(),
         cuts,
     };
     if joint.cuts.values().any(|cut| joint.deal(*cut).contains(&0)) {
         return None;
     }
-    let joint = Joint { dealt: joint.dealt(), ..joint };
+    let joint = Joint { shares: joint.largest_shares(), ..joint };
     let joint: &'static Joint = Box::leak(Box::new(joint));
     let mut pointers: Vec<_> = devices.iter().map(|device| device.0.as_ptr()).collect();
     let mut joints = JOINTS.lock().expect("nobody panics while holding the table");
@@ -133,10 +133,10 @@ impl Joint {
 
     /// The largest part of the model that each member may have.
     pub(super) fn shares(&self) -> &[f64] {
-        &self.dealt
+        &self.shares
     }
 
-    fn dealt(&self) -> Vec<f64> {
+    fn largest_shares(&self) -> Vec<f64> {
         let n = self.members.len();
         let mut most = vec![0.0; n];
         let kinds: HashSet<i64> = self.cuts.values().map(|cut| cut.n_units).collect();
@@ -164,7 +164,7 @@ impl Joint {
         let (mut sum, mut end) = (0.0, 0);
         for i in 0..n {
             let member = (cut.turn + i) % n;
-            sum += self.shares[member];
+            sum += self.proportions[member];
             let next =
                 if i + 1 == n { cut.n_units } else { (sum * cut.n_units as f64).round() as i64 };
             dealt[member] = next - end;
@@ -245,8 +245,8 @@ mod tests {
         Joint {
             name: String::new(),
             members,
-            shares: shares.to_vec(),
-            dealt: Vec::new(),
+            proportions: shares.to_vec(),
+            shares: Vec::new(),
             cuts: Cuts::new(),
         }
     }

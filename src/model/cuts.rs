@@ -68,10 +68,10 @@ fn n_head_units(hparams: &Hparams, block: i64) -> i64 {
 
 /// Pieces of `n` elements in whole blocks: wide ones, if they are enough to be dealt in any proportion.
 fn n_units(n: i64, block: i64, n_devices: usize) -> i64 {
-    let pieces =
-        UNITS.iter().filter(|&unit| unit % block == 0 && n % unit == 0).map(|unit| n / unit);
-    let is_enough = |n_units: &i64| *n_units >= 16 * n_devices as i64;
-    pieces.clone().find(is_enough).or(pieces.last()).unwrap_or(1)
+    let whole = UNITS.into_iter().filter(|unit| unit % block == 0 && n % unit == 0);
+    let counts: Vec<i64> = whole.map(|unit| n / unit).collect();
+    let enough = counts.iter().find(|&&n_units| n_units >= 16 * n_devices as i64);
+    enough.or(counts.last()).copied().unwrap_or(1)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl Machine {
     }
 
     /// The devices as a plan has them: GPUs that it joined are one, as fast as all of them.
-    pub(super) fn as_planned(self, planned: &engine::Machine) -> Self {
+    pub(super) fn planned_as(self, planned: &engine::Machine) -> Self {
         if !planned.devices[0].is_joint() {
             return self;
         }
