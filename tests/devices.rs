@@ -364,7 +364,7 @@ fn logits_of_many_tokens_are_planned_for() {
     const N: u32 = 256;
     let n_layer = open(model::builtin(), None, &on_cpu()).hparams().n_layer;
     for gpu_layers in [0, 1, n_layer + 1] {
-        let spread = Spread { n_gpu: 1, gpu_layers, kv_offload: true };
+        let spread = Spread::over(1, gpu_layers);
         let options = EngineOptions { outputs: PassOutputs::Logits(N), ..options(spread) };
         let engine = open(model::builtin(), None, &options);
         check_plan(&engine, "many logits");
