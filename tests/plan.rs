@@ -254,13 +254,27 @@ fn joined_gpus_have_a_part_of_every_layer() {
     assert_eq!(tower(&joined), 2 * tower(&apart));
     let speed = |page: &Value| page["speed"]["decode_tokens_per_s"].as_f64().unwrap();
     assert!((speed(&joined) / speed(&apart) - 2.0).abs() < 0.01);
+    // Who has less memory has less of everything, but the whole tower; and all wait for the slowest.
+    let uneven = ["medium-3.5", "--quant", "Q4_K_M", "--memory", "24,80", "--ram", "64", "--json"];
+    let of = |more: &[&str]| json(&[&uneven[..], &["--split-mode", "tensor"], more].concat());
+    let page = of(&["--bandwidth", "1000,1000"]);
+    let slow = of(&["--bandwidth", "100,1900"]);
+    assert!(speed(&slow) < speed(&page) / 4.0);
+    let n = |key: &str| page["devices"][0][format!("{key}_bytes")].as_u64().unwrap() as f64;
+    let share = 2.0 / 8.0; // of the heads
+    let on_small = (n("weight") + n("kv")) * share + (n("compute") + n("vision")) / 2.0;
+    assert!(on_small < 23.0 * f64::from(1 << 30), "{on_small}");
+    // A tower on the processor is one.
+    let page = of(&["--no-mmproj-offload"]);
+    let on_cpu = page["devices"][1]["vision_bytes"].as_u64().unwrap();
+    assert_eq!(on_cpu, tower(&apart));
     // Eight KV heads go to eight GPUs at most.
     let memory = ["24"; 9].join(",");
     let nine = [&args[..3], &["--memory", &memory, "--split-mode", "tensor"]].concat();
     let refused = plan(&nine);
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains("9 GPUs") && said.contains("make 8"), "{said}");
+    assert!(said.contains("in 8 pieces for 9 GPUs"), "{said}");
 }
 
 #[test]
@@ -277,6 +291,10 @@ fn wrong_usage_exits_with_2() {
         (&["medium-3.5", "--memory", "24", "--tensor-split", "1,1"], "2 shares for 1"),
         (&["medium-3.5", "--step-down", "all"], "step-down"),
         (&["medium-3.5", "--split-mode", "row"], "no backend of ggml"),
+        (
+            &["medium-3.5", "--memory", "9,9", "--split-mode", "tensor", "--tensor-split", "1"],
+            "one for each",
+        ),
         (&["medium-3.5", "--split-mode", "tensor", "--no-kv-offload"], "with their heads"),
         (&["medium-3.5", "--split-mode", "tensor", "--override-tensor", "a=CPU"], "cuts tensors"),
         (&[], "FILE|MODEL"),

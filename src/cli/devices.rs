@@ -23,7 +23,7 @@ pub struct DeviceArgs {
     /// How several GPUs share the work
     #[arg(long, value_enum, ignore_case = true, value_name = "MODE", default_value = "layer")]
     pub split_mode: SplitMode,
-    /// Proportions of layers by GPU, such as 3,1 [default: all GPUs filled to the same share]
+    /// Proportions of layers, or of each layer, by GPU, such as 3,1 [default: all GPUs filled to the same share]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = proportion)]
     pub tensor_split: Vec<f32>,
     /// Tensors that go to a device of their own: a regular expression that matches anywhere in the
@@ -73,9 +73,10 @@ pub enum SplitMode {
     /// Each has some of the layers.
     #[default]
     Layer,
-    /// Each has some rows of every matrix.
+    /// Each has some rows of every matrix, which no backend of ggml can do any more.
+    #[value(hide = true)]
     Row,
-    /// Each has some heads of every layer.
+    /// Each has a part of every layer.
     Tensor,
 }
 

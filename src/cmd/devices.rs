@@ -8,12 +8,9 @@ use clap::error::ErrorKind;
 
 use crate::cli::{DeviceArgs, FlashAttn, GpuLayers, Lower, SplitMode};
 use crate::engine::{DeviceOptions, DeviceUse, Engine, memory_available};
-use crate::ggml::{Device, DeviceKind, ModuleNote, ModuleOutcome, devices, modules};
+use crate::ggml::{Device, DeviceKind, MAX_GPUS, ModuleNote, ModuleOutcome, devices, modules};
 use crate::plan::StepDown;
 use crate::term::Printer;
-
-/// ggml's scheduler takes 16 backends, and the processor is one.
-const MAX_GPUS: usize = 15;
 
 /// The devices that the flags mean, each named in a line with the reason why it is used or not.
 pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptions> {
@@ -31,9 +28,12 @@ pub(super) fn choose(args: &DeviceArgs, printer: &Printer) -> Result<DeviceOptio
     warn_unmet(args, &options, printer);
     if options.join && options.gpus.iter().any(|gpu| gpu.is_remote()) {
         printer.warn(
-            "--split-mode tensor sends what workers' devices add up through the network, twice a layer; \
-             --split-mode layer is faster there",
+            "--split-mode tensor sends all weights to workers at each start, and what their devices add up through \
+             the network twice a layer; --split-mode layer is faster there",
         );
+    }
+    if args.split_mode == SplitMode::Tensor && options.gpus.len() == 1 {
+        printer.note("--split-mode tensor: one GPU has all of every layer");
     }
     Ok(options)
 }
@@ -244,6 +244,12 @@ fn check_split(args: &DeviceArgs, used: &[Device]) -> Result<()> {
         SplitMode::Tensor if !args.override_tensor.is_empty() => Err(usage(
             "--split-mode tensor cuts tensors itself; leave out --override-tensor".to_owned(),
         )),
+        SplitMode::Tensor if used.len() > 1 && ![0, used.len()].contains(&shares) => {
+            Err(usage(format!(
+                "--tensor-split has {shares} shares for {} GPUs in use; --split-mode tensor wants one for each",
+                used.len()
+            )))
+        }
         _ if shares > used.len() => {
             Err(usage(format!("--tensor-split has {shares} shares for {} GPUs in use", used.len())))
         }

@@ -127,19 +127,21 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let mut machine = Machine::new(&args, printer)?;
     let mut subject = Subject::new(&args)?;
     let options = options(&args, &machine);
-    let mut planned = subject.asked(&options).plan(&machine.base);
-    if let Some(warning) = planned.as_mut().ok().and_then(|planned| planned.without_gpus.take()) {
-        subject.warnings.push(warning);
-        machine = machine.without_gpus();
-    }
     let has_choice = matches!(args.target, Target::Shape(_)) && args.quant.is_none();
-    let frontier = match args.frontier || has_choice {
+    let mut frontier = match args.frontier || has_choice {
         true => Some(Frontier::of(&subject, &machine, &options, printer)?),
         false => None,
     };
     if let Some(frontier) = frontier.as_ref().filter(|_| has_choice) {
         subject = subject.with(frontier.largest());
-        planned = subject.asked(&options).plan(&machine.base);
+    }
+    let mut planned = subject.asked(&options).plan(&machine.base);
+    if let Some(warning) = planned.as_mut().ok().and_then(|planned| planned.without_gpus.take()) {
+        subject.warnings.push(warning);
+        machine = machine.without_gpus();
+        if frontier.is_some() {
+            frontier = Some(Frontier::of(&subject, &machine, &options, printer)?);
+        }
     }
     if let Ok(planned) = &planned {
         machine = machine.planned_as(&planned.machine);

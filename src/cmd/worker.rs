@@ -83,10 +83,10 @@ mod with_rpc {
         if args.new_key {
             return Ok(printer.out_line(Key::new_text()?)?);
         }
-        let lent = args.devices()?;
         if args.serve_one {
-            return serve_one(&args, &lent);
+            return serve_one(&args);
         }
+        let lent = args.devices()?;
         let key = workers::find_key(args.worker_key.as_deref())?;
         if let Some(path) = args.worker_key.as_deref().filter(|path| is_readable_by_others(path)) {
             printer.warn(format!("{}: others can read the key; chmod 600 it", path.display()));
@@ -117,17 +117,18 @@ mod with_rpc {
     }
 
     /// ggml's server for the client behind stdin.
-    fn serve_one(args: &Args, lent: &[Device]) -> Result<()> {
+    fn serve_one(args: &Args) -> Result<()> {
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         // The worker reads these lines, and makes one of the last of them.
         on_complaint(|line| Printer::new().note(line));
         on_abort(|message| Printer::new().note(format!("ggml: {message}")));
+        let lent = args.devices()?; // drivers may complain as well
         let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let (sender, incoming) = mpsc::channel::<Box<dyn rpc::Stream>>();
         sender.send(Box::new(stream)).map_err(|_| anyhow!("nobody serves"))?;
         drop(sender); // one client
-        rpc::serve(lent, args.n_threads(), incoming);
+        rpc::serve(&lent, args.n_threads(), incoming);
         Ok(())
     }
 

@@ -88,9 +88,10 @@ impl Asked<'_> {
             measure.compute(layout)
         })?;
         for (used, device) in fit.rooms.iter_mut().zip(&machine.devices) {
-            let weighed = std::mem::take(&mut used.compute);
-            used.compute = join::unweighed(*device, weighed);
-            used.free += weighed - used.compute;
+            let weighed = used.compute + used.vision;
+            used.compute = join::unweighed(*device, used.compute);
+            used.vision = join::unweighed(*device, used.vision);
+            used.free += weighed - used.compute - used.vision;
         }
         measure.check(&fit.layout)?;
         Ok(Planned { fit, machine: machine.clone(), without_gpus: None, measure })
@@ -137,11 +138,9 @@ impl Asked<'_> {
     pub fn needs(&self, machine: &Machine) -> Needs {
         let overrides = by_index(&self.options.devices.overrides, &machine.devices);
         let needs = needs(self.gguf, self.hparams, &overrides, machine.devices.len());
-        // A tower is whole on each of joined devices.
-        let n_towers = machine.devices[0].members().len().max(1) as u64;
         let vision = self.vision.map(|vision| VisionNeeds {
-            weights: vision.weights * n_towers,
-            working: vision.working * n_towers,
+            on_gpu: join::on_all(machine.devices[0], vision.on_gpu),
+            ..vision
         });
         Needs { vision, draft: self.draft, ..needs }
     }

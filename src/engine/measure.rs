@@ -99,7 +99,13 @@ impl Measure {
         let placement = self.placement(layout);
         check_attention(&self.hparams, &placement, layout.cache_types.map(dtype))?;
         check_embedding(&self.gguf, &placement)?;
-        join::check(&self.gguf, &self.hparams, &placement, layout.cache_types.map(dtype))
+        join::check(
+            &self.gguf,
+            &self.hparams,
+            &placement,
+            layout.cache_types.map(dtype),
+            layout.n_ctx,
+        )
     }
 
     /// What bounds the passes of a layout.

@@ -41,7 +41,7 @@ pub use sampler::{Sampler, SamplingError, SamplingParams};
 pub use session::{Session, SyncStats};
 
 use crate::constraint::ConstraintError;
-use crate::ggml::{CancelFlag, DType, GgmlError};
+use crate::ggml::{CancelFlag, DType, GgmlError, NoPart};
 use crate::gguf::Gguf;
 use crate::model::{CellPool, Hparams, ModelError, Warning, Weights};
 use crate::plan::{Fit, Refusal};
@@ -89,13 +89,17 @@ pub enum Error {
          --cache-type-k f16 --cache-type-v f16"
     )]
     QuantizedScores { dtype: &'static str },
-    /// GPUs that cannot all have a part of every matrix.
+    #[error(transparent)]
+    NoPart(#[from] NoPart),
+    /// A joined GPU whose memory is the processor's: what it takes would be counted twice.
+    #[error("{device} shares the processor's memory and cannot be joined; use --split-mode layer")]
+    SharedInJoint { device: String },
+    /// K and V that stay with the processor cannot be cut.
     #[error(
-        "--split-mode tensor: {n} GPUs, and some would have no part: the heads of this file make {most} of whole \
-         blocks; name fewer GPUs with --device, give each a larger share with --tensor-split, or use --split-mode \
-         layer"
+        "{device} can hold the KV cache of {most} tokens a layer, not of {n_ctx}; use a smaller --ctx or \
+         --split-mode layer"
     )]
-    TooManyJoined { n: usize, most: i64 },
+    CacheTooLargeToJoin { device: &'static str, n_ctx: u32, most: u32 },
     /// Shares that are not one for each joined GPU.
     #[error(
         "--tensor-split has {n} shares for {n_gpu} GPUs; --split-mode tensor wants one for each"

@@ -53,10 +53,9 @@ impl Engine {
         let (hparams, mut warnings) = validate(&gguf, options.yarn)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let tower = Tower::of(&gguf, mmproj, &hparams, &mut warnings)?;
-        let vision = tower.as_ref().map(|tower| VisionNeeds {
-            weights: tower.weight_bytes(),
-            working: tower.working_bytes(),
-        });
+        let vision = tower
+            .as_ref()
+            .map(|tower| VisionNeeds::new(tower.weight_bytes(), tower.working_bytes()));
         let asked = Asked { gguf: &gguf, hparams: &hparams, vision, draft: None, options };
         let planned = asked.plan(&Machine::new(&options.devices.gpus, None)?)?;
         let placement = placement(&planned, options, memory_available());
@@ -71,6 +70,7 @@ impl Engine {
         let cache_types = layout.cache_types.map(dtype);
         let kv = KvCache::new(&hparams, n_ctx, cache_types, &placement)?;
         let shapes = worst(&hparams, &kv, measure.bounds(layout));
+        join::check_room(&placement, &fit)?;
         let mut sched = measure.into_scheduler();
         for shape in shapes {
             sched.reserve(TextGraph::build(&hparams, &weights, &kv, shape).graph)?;

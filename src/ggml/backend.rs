@@ -169,6 +169,9 @@ impl Device {
 
     /// The memory kind in which tensors lie as they are in a file.
     pub fn buffer_type(self) -> BufferType {
+        if let Some((memory, _)) = Joint::with_memory(self) {
+            return memory;
+        }
         // SAFETY: every device has a default buffer type.
         BufferType(unsafe { sys::ggml_backend_dev_buffer_type(self.ptr()) })
     }

@@ -12,7 +12,8 @@ use std::sync::Mutex;
 use ggml_sys as sys;
 
 use super::graph::Arena;
-use super::{BufferType, DType, Device};
+use super::store::Buffer;
+use super::{BufferType, DType, Device, GgmlError, MAX_GPUS};
 
 /// How a tensor is cut: `axis` into `n_units` like pieces, of which each device takes some neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +30,19 @@ pub struct Cut {
 /// Cuts by names of tensors. All other tensors are whole on every device.
 pub type Cuts = HashMap<String, Cut>;
 
-/// ggml's scheduler takes 16 backends, and the processor is one.
-pub const MAX_JOINED: usize = 15;
+/// Why devices cannot be joined: one of them would get nothing of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--split-mode tensor: {device} would have no part of {tensor}, which comes in {n_units} pieces for {n} GPUs; name \
+     fewer with --device, or give it a larger share with --tensor-split"
+)]
+#[allow(missing_docs)]
+pub struct NoPart {
+    pub device: String,
+    pub tensor: String,
+    pub n_units: i64,
+    pub n: usize,
+}
 
 /// What is cut how, and for whom.
 #[derive(Debug)]
@@ -44,14 +56,12 @@ pub(super) struct Joint {
     cuts: Cuts,
 }
 
-/// Joints live as long as the program, as all devices do.
-static JOINTS: Mutex<Vec<(Device, &'static Joint)>> = Mutex::new(Vec::new());
+/// A joined device, its memory, and what it is. All live as long as the program, as all devices do.
+static JOINTS: Mutex<Vec<(Device, BufferType, &'static Joint)>> = Mutex::new(Vec::new());
 
 /// Makes one device of several, which take parts of each tensor in proportion to `shares`.
-///
-/// `None` if one of them would get nothing of a tensor: they are too many, or a share is too small.
-pub fn join(devices: &[Device], shares: &[f64], cuts: Cuts) -> Option<Device> {
-    assert!(devices.len() == shares.len() && (1..=MAX_JOINED).contains(&devices.len()));
+pub fn join(devices: &[Device], shares: &[f64], cuts: Cuts) -> Result<Device, NoPart> {
+    assert!(devices.len() == shares.len() && (1..=MAX_GPUS).contains(&devices.len()));
     let sum: f64 = shares.iter().sum();
     let joint = Joint {
         name: devices.iter().map(|device| device.name()).collect::<Vec<_>>().join("+"),
@@ -60,24 +70,22 @@ pub fn join(devices: &[Device], shares: &[f64], cuts: Cuts) -> Option<Device> {
         shares: Vec::new(),
         cuts,
     };
-    if joint.cuts.values().any(|cut| joint.deal(*cut).contains(&0)) {
-        return None;
-    }
+    joint.check()?;
     let joint = Joint { shares: joint.largest_shares(), ..joint };
     let joint: &'static Joint = Box::leak(Box::new(joint));
     let mut pointers: Vec<_> = devices.iter().map(|device| device.0.as_ptr()).collect();
     let mut joints = JOINTS.lock().expect("nobody panics while holding the table");
     // SAFETY: the list is copied; the joint lives as long as the program and is only read. ggml keeps such devices
-    // and their kinds of memory in tables without locks, which are filled here, under ours.
-    let device = unsafe {
+    // and their kinds of memory in tables without locks, which are asked only here, under ours.
+    let (device, memory) = unsafe {
         let data = std::ptr::from_ref(joint).cast_mut().cast();
         let (list, n) = (pointers.as_mut_ptr(), pointers.len());
         let device = sys::ggml_backend_meta_device(list, n, Some(split_state), data);
-        sys::ggml_backend_dev_buffer_type(device);
-        Device(NonNull::new(device).expect("a device is made"))
+        (device, BufferType(sys::ggml_backend_dev_buffer_type(device)))
     };
-    joints.push((device, joint));
-    Some(device)
+    let device = Device(NonNull::new(device).expect("a device is made"));
+    joints.push((device, memory, joint));
+    Ok(device)
 }
 
 /// Tells ggml how a stored tensor is cut.
@@ -107,13 +115,34 @@ unsafe extern "C" fn split_state(
 impl Joint {
     /// The joint that `device` is, if it is one.
     pub(super) fn of(device: Device) -> Option<&'static Joint> {
+        Joint::with_memory(device).map(|(_, joint)| joint)
+    }
+
+    /// The same with its kind of memory.
+    pub(super) fn with_memory(device: Device) -> Option<(BufferType, &'static Joint)> {
         // SAFETY: a device pointer is valid for the program's life.
         let kind = unsafe { sys::ggml_backend_dev_type(device.0.as_ptr()) };
         if kind != sys::GGML_BACKEND_DEVICE_TYPE_META {
             return None;
         }
         let joints = JOINTS.lock().expect("nobody panics while holding the table");
-        joints.iter().find(|(known, _)| *known == device).map(|(_, joint)| *joint)
+        let known = joints.iter().find(|(known, ..)| *known == device);
+        known.map(|&(_, memory, joint)| (memory, joint))
+    }
+
+    /// Refuses what gives somebody nothing, the worst first.
+    fn check(&self) -> Result<(), NoPart> {
+        let empty = |(name, cut): (&String, &Cut)| {
+            let member = self.deal(*cut).iter().position(|&n| n == 0)?;
+            Some((cut.n_units, name.clone(), member))
+        };
+        match self.cuts.iter().filter_map(empty).min() {
+            None => Ok(()),
+            Some((n_units, tensor, member)) => {
+                let device = self.members[member].name().to_owned();
+                Err(NoPart { device, tensor, n_units, n: self.members.len() })
+            }
+        }
     }
 
     /// The joint whose kind of memory this is, if it is one's.
@@ -207,32 +236,22 @@ impl Joint {
     }
 }
 
-impl BufferType {
-    /// Whether so many bytes can be had now; they are given back. ggml ends the process where a member of a joint
-    /// has no room, so this is asked first.
-    pub(super) fn has_room(self, n_bytes: usize) -> bool {
-        let mut taken = Vec::new();
+/// Takes so many bytes of each device at once, and gives them back: ggml ends the process where a member of a joint
+/// has no room, so this comes first. `what` names them in the error.
+pub fn check_memory(what: &'static str, wanted: &[(Device, usize)]) -> Result<(), GgmlError> {
+    let mut taken = Vec::new();
+    for &(device, n_bytes) in wanted {
+        let kind = device.buffer_type();
         let mut rest = n_bytes;
-        let all = loop {
-            if rest == 0 {
-                break true;
-            }
-            let piece = rest.min(self.max_bytes());
-            // SAFETY: a plain allocation, NULL if refused.
-            let buffer = unsafe { sys::ggml_backend_buft_alloc_buffer(self.0, piece) };
-            if buffer.is_null() {
-                break false;
-            }
-            taken.push(buffer);
+        while rest > 0 {
+            let piece = rest.min(kind.max_bytes());
+            let buffer = Buffer::allocate(kind, piece);
+            let refused = || GgmlError::Alloc { what, n_bytes, device: device.name().to_owned() };
+            taken.push(buffer.ok_or_else(refused)?);
             rest -= piece;
-        };
-        for buffer in taken {
-            // SAFETY: the buffer is ours, and nothing lies in it.
-            unsafe { sys::ggml_backend_buffer_free(buffer) };
-            super::sched::memory_changed();
         }
-        all
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -264,8 +283,9 @@ mod tests {
         assert_eq!(joint(&[0.75, 0.25]).deal(Cut { axis: 0, n_units: 8, turn: 1 }), [6, 2]);
         let cpu = Device::cpu().unwrap();
         let cuts = |n_units| Cuts::from([("x".to_owned(), Cut { axis: 0, n_units, turn: 0 })]);
-        assert!(join(&[cpu; 3], &[1.0; 3], cuts(2)).is_none());
-        assert!(join(&[cpu; 2], &[99.0, 1.0], cuts(8)).is_none());
+        let refused = join(&[cpu; 3], &[1.0; 3], cuts(2)).unwrap_err();
+        assert_eq!((&*refused.tensor, refused.n_units, refused.n), ("x", 2, 3));
+        assert!(join(&[cpu; 2], &[99.0, 1.0], cuts(8)).is_err());
         let device = join(&[cpu; 2], &[1.0; 2], cuts(2)).unwrap();
         assert_eq!((device.name(), device.kind()), ("CPU+CPU", super::super::DeviceKind::Gpu));
     }

@@ -41,7 +41,7 @@ pub use abort::on_abort;
 pub use attend::{CellLists, PIECE, can_attend};
 pub use backend::{Backend, BufferType, CancelFlag, Device, DeviceKind, FlashAttn, devices};
 pub use graph::{Graph, GraphBuilder, InputId, OutputId};
-pub use joint::{Cut, Cuts, MAX_JOINED, join};
+pub use joint::{Cut, Cuts, NoPart, check_memory, join};
 pub use log::{last_complaint, on_complaint};
 pub use module::{ModuleNote, ModuleOutcome, modules};
 pub use ops::Rope;
@@ -50,7 +50,7 @@ pub use pretend::pretend_gpus;
 pub use quant::{
     MAX_IMPORTANCE, Quantizer, dequantize_rows, max_value, needs_importance, quantize_rows,
 };
-pub use sched::{Computed, Ready, Scheduler};
+pub use sched::{Computed, MAX_GPUS, Ready, Scheduler};
 pub use store::{HostMemory, StoreBuilder, TensorId, TensorStore};
 pub use tensor::{DType, Element, Tensor};
 

@@ -20,6 +20,9 @@ pub struct Scheduler {
     n_changes: u64,
 }
 
+/// ggml's scheduler takes 16 backends, and the processor is one.
+pub const MAX_GPUS: usize = 15;
+
 /// Buffers given back and graphs planned, by anyone.
 ///
 /// A server of ggml's keeps graphs, to run them again by their number, and forgets all of them whenever a

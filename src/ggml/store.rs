@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use ggml_sys as sys;
 
 use super::graph::Arena;
-use super::joint::Joint;
+use super::joint::{Joint, check_memory};
 use super::{BufferType, DType, Device, GgmlError, Tensor};
 
 /// Memory that tensors may use in place, such as a mapped file.
@@ -24,7 +24,16 @@ const PRETENDED_ADDRESS: usize = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorId(usize);
 
-struct Buffer(NonNull<sys::ggml_backend_buffer>);
+/// Memory of a device, given back at the end.
+pub(super) struct Buffer(NonNull<sys::ggml_backend_buffer>);
+
+impl Buffer {
+    /// `None` where there is not so much.
+    pub(super) fn allocate(kind: BufferType, n_bytes: usize) -> Option<Self> {
+        // SAFETY: a plain allocation, NULL if refused.
+        NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, n_bytes) }).map(Buffer)
+    }
+}
 
 impl Drop for Buffer {
     fn drop(&mut self) {
@@ -181,15 +190,8 @@ impl StoreBuilder {
         let mut rest = tensors;
         while !rest.is_empty() {
             let (n, offsets, n_bytes) = self.laid_out(kind, rest);
-            // SAFETY: a plain allocation, NULL if refused.
-            let buffer =
-                NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, n_bytes) })
-                    .map(Buffer)
-                    .ok_or_else(|| GgmlError::Alloc {
-                        what,
-                        n_bytes,
-                        device: device.name().to_owned(),
-                    })?;
+            let refused = || GgmlError::Alloc { what, n_bytes, device: device.name().to_owned() };
+            let buffer = Buffer::allocate(kind, n_bytes).ok_or_else(refused)?;
             // SAFETY: the buffer is valid.
             let base = unsafe { sys::ggml_backend_buffer_get_base(buffer.0.as_ptr()) }.cast::<u8>();
             for (&id, offset) in rest[..n].iter().zip(offsets) {
@@ -216,12 +218,8 @@ impl StoreBuilder {
         let mut pointers: Vec<_> = tensors.iter().map(|&id| self.store.tensor(id)).collect();
         // SAFETY: the headers are in our arena.
         let sizes = unsafe { joint.n_bytes(&pointers) };
-        for (member, &n_bytes) in joint.members().iter().zip(&sizes) {
-            if !member.buffer_type().has_room(n_bytes) {
-                let device = member.name().to_owned();
-                return Err(GgmlError::Alloc { what, n_bytes, device });
-            }
-        }
+        let wanted: Vec<_> = joint.members().iter().copied().zip(sizes.iter().copied()).collect();
+        check_memory(what, &wanted)?;
         // SAFETY: the tensors have no memory yet.
         let buffer = unsafe {
             let n = pointers.len() as i32;
@@ -263,10 +261,8 @@ impl StoreBuilder {
             }
             None => self.laid_out_bytes(kind, tensors),
         };
-        // SAFETY: a buffer of no bytes is a header that only tells its kind.
-        let buffer = NonNull::new(unsafe { sys::ggml_backend_buft_alloc_buffer(kind.0, 0) })
-            .map(Buffer)
-            .expect("a header can be allocated");
+        // A buffer of no bytes is a header that only tells its kind.
+        let buffer = Buffer::allocate(kind, 0).expect("a header can be allocated");
         for &id in tensors {
             // SAFETY: the header is ours. Planning asks whether there is an address, and never follows it.
             unsafe {

@@ -71,6 +71,15 @@ pub struct VisionNeeds {
     pub weights: u64,
     /// The largest picture's way through it, given back after each picture.
     pub working: u64,
+    /// Both on a GPU; joined ones have a tower each.
+    pub on_gpu: u64,
+}
+
+impl VisionNeeds {
+    /// A tower that takes the same wherever it is.
+    pub fn new(weights: u64, working: u64) -> Self {
+        VisionNeeds { weights, working, on_gpu: weights.saturating_add(working) }
+    }
 }
 
 /// Bytes of a draft head.

@@ -98,7 +98,7 @@ impl Places<'_> {
         let on_gpu = |kv: u64| if self.wish.kv_offload { kv } else { 0 };
         let weights = self.needs.draft.map_or(0, |draft| draft.weights);
         let output = self.needs.output.saturating_add(weights).saturating_add(on_gpu(draft));
-        let vision = self.needs.vision.map_or(0, |v| v.weights.saturating_add(v.working));
+        let vision = self.needs.vision.map_or(0, |vision| vision.on_gpu);
         let layers = self.needs.layers.iter().map(|n| n.saturating_add(on_gpu(layer))).collect();
         Costs { layers, output, kv: [layer, draft], vision }
     }

@@ -121,9 +121,8 @@ fn share_memory(random: &mut Random, gpus: &mut [Room], in_any_order: bool) {
 
 fn needs(random: &mut Random, layers: Vec<u64>) -> Needs {
     let size = layers[0];
-    let vision = |random: &mut Random| VisionNeeds {
-        weights: random.of(size / 2, 3 * size),
-        working: random.of(0, 2 * size),
+    let vision = |random: &mut Random| {
+        VisionNeeds::new(random.of(size / 2, 3 * size), random.of(0, 2 * size))
     };
     let pinned = match random.chance(10) {
         true => vec![random.of(0, size); 2],

@@ -93,7 +93,9 @@ impl Places<'_> {
             add(&mut uses[home(layout.output)].draft, kv.saturating_mul(draft.n_layer.into()));
         }
         if let Some(vision) = needs.vision {
-            add(&mut uses[layout.vision].vision, vision.weights.saturating_add(vision.working));
+            let on_cpu = vision.weights.saturating_add(vision.working);
+            let n_bytes = if layout.vision == cpu { on_cpu } else { vision.on_gpu };
+            add(&mut uses[layout.vision].vision, n_bytes);
         }
         for (room, used) in uses.iter_mut().enumerate() {
             add(&mut used.weights, self.pinned(room));

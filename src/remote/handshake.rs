@@ -140,7 +140,7 @@ impl Version {
         let (protocol, rest) = bytes.split_first_chunk::<2>()?;
         let (&n, rest) = rest.split_first()?;
         let (ggml, gust) = rest.split_at_checked(n.into())?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let text = |bytes: &[u8]| super::plain(&String::from_utf8_lossy(bytes));
         Some(Version {
             protocol: u16::from_be_bytes(*protocol),
             ggml: text(ggml),

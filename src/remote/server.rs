@@ -20,7 +20,9 @@ use super::{locked, plain};
 /// Most lines that are kept; CUDA needs four to say what failed where.
 const N_LINES: usize = 4;
 /// Most bytes of one of them.
-const MAX_LINE: u64 = 240;
+const MAX_LINE: u64 = 140; // all of them together are a text that the client shows
+/// Older lines are not about the end.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// How ggml's server is started, whose stdin is a stream socket to its client.
 #[derive(Debug)]
@@ -124,16 +126,16 @@ fn described(status: ExitStatus) -> String {
     }
 }
 
-/// The last lines of a process's stderr.
+/// The last lines of a process's stderr, and when they came.
 struct LastWords {
-    lines: Arc<Mutex<VecDeque<String>>>,
+    lines: Arc<Mutex<VecDeque<(Instant, String)>>>,
     /// Ends with stderr.
     is_over: mpsc::Receiver<()>,
 }
 
 impl LastWords {
     fn listen(stderr: ChildStderr) -> io::Result<Self> {
-        let lines = Arc::<Mutex<VecDeque<String>>>::default();
+        let lines = Arc::<Mutex<VecDeque<(Instant, String)>>>::default();
         let (open, is_over) = mpsc::channel::<()>();
         let kept = lines.clone();
         let hear = move || {
@@ -146,7 +148,7 @@ impl LastWords {
                 line.clear();
                 if !text.is_empty() {
                     let mut kept = locked(&kept);
-                    kept.push_back(text);
+                    kept.push_back((Instant::now(), text));
                     let n = kept.len();
                     kept.drain(..n.saturating_sub(N_LINES));
                 }
@@ -157,10 +159,11 @@ impl LastWords {
     }
 
     /// What is there of them now that the process has ended. Whatever it has started may keep stderr open, and is
-    /// not waited for.
+    /// not waited for. What it complained of long before it ended has another cause.
     fn take(&self) -> String {
         let _ = self.is_over.recv_timeout(Duration::from_millis(500));
         let lines = std::mem::take(&mut *locked(&self.lines));
-        Vec::from(lines).join("; ")
+        let recent = lines.into_iter().filter(|(when, _)| when.elapsed() < RECENT);
+        recent.map(|(_, line)| line).collect::<Vec<_>>().join("; ")
     }
 }

@@ -150,22 +150,22 @@ fn answers(mut from: UnixStream, writer: &Mutex<Writer>, is_served: &AtomicBool)
     }
 }
 
-/// Says every second that the worker lives, until `done` is dropped or the server has been suspended for too long;
-/// whether it has.
-fn beats(writer: &Mutex<Writer>, done: mpsc::Receiver<()>, server_id: u32) -> bool {
+/// Says every second that the worker lives, until `done` is dropped, or the server has been suspended for too long, or
+/// the client has gone; in both of these cases why.
+fn beats(writer: &Mutex<Writer>, done: mpsc::Receiver<()>, server_id: u32) -> Option<Ended> {
     let mut n_suspended = 0;
     while done.recv_timeout(BEAT) == Err(mpsc::RecvTimeoutError::Timeout) {
         n_suspended = if is_suspended(server_id) { n_suspended + 1 } else { 0 };
         if n_suspended == MAX_SUSPENDED {
-            return true;
+            return Some(Ended::Suspended);
         }
         let mut writer = locked(writer);
-        if writer.beat().is_err() {
+        if let Err(error) = writer.beat() {
             writer.close();
-            break;
+            return Some(Ended::Lost(error));
         }
     }
-    false
+    None
 }
 
 /// From the client to the server.
@@ -211,16 +211,17 @@ impl Relay<'_> {
         let far = near.try_clone().map_err(Ended::Start)?;
         let (writer, server_id) = (self.writer, process.id());
         let is_served = AtomicBool::new(true);
-        let (ended, was_suspended) = thread::scope(|scope| {
+        let (ended, why) = thread::scope(|scope| {
             let (done, is_done) = mpsc::channel::<()>();
             scope.spawn(|| answers(far, writer, &is_served));
             let beating = scope.spawn(|| {
-                let is_too_long = beats(writer, is_done, server_id);
-                if is_too_long {
+                let why = beats(writer, is_done, server_id);
+                if why.is_some() {
+                    // Whoever feeds a server that does not read waits no longer.
                     is_served.store(false, Ordering::SeqCst);
                     let _ = near.shutdown(Shutdown::Both);
                 }
-                is_too_long
+                why
             });
             let ended = self.run(&near, &is_served, log);
             fate.is_leaving.store(true, Ordering::SeqCst);
@@ -228,10 +229,10 @@ impl Relay<'_> {
             drop(done);
             (ended, beating.join().unwrap_or_default())
         });
-        match ended {
-            Err(Ended::Server(_)) if was_suspended => Err(Ended::Suspended),
-            Err(Ended::Server(_)) => Err(Ended::Server(process.cause())),
-            ended => ended,
+        match (ended, why) {
+            (Err(Ended::Server(_)), Some(why)) => Err(why),
+            (Err(Ended::Server(_)), None) => Err(Ended::Server(process.cause())),
+            (ended, _) => ended,
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::machine::Machine;
 use super::subject::Subject;
-use crate::engine::{self, Asked, EngineOptions, Measure};
+use crate::engine::{self, Asked, EngineOptions, Error, Measure};
 use crate::gguf::TensorType;
 use crate::model::Mix;
 use crate::plan::{self, Fit, Layout, StepDown, Wish};
@@ -46,7 +46,7 @@ pub(super) struct Row {
 }
 
 /// One type of K and V.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Column {
     /// The largest context with everything on the GPUs, or without GPUs in memory.
     pub(super) n_ctx_most: Option<u32>,
@@ -93,16 +93,25 @@ impl Frontier {
             let mix = Mix::from_name(name).expect("published mixes are known");
             let subject = subject.with(mix);
             let asked = subject.asked(options);
-            let machine = asked.machine(&machine.base)?;
-            let mut planner = Planner {
-                wish: asked.wish(&machine)?,
-                measure: asked.measure(&machine)?,
-                machine,
-                mix,
-                known: &mut known,
-                asked,
+            let columns = match asked.machine(&machine.base) {
+                Ok(machine) => {
+                    let mut planner = Planner {
+                        wish: asked.wish(&machine)?,
+                        measure: asked.measure(&machine)?,
+                        machine,
+                        mix,
+                        known: &mut known,
+                        asked,
+                    };
+                    types.iter().map(|&ty| planner.column(ty, &contexts)).collect()
+                }
+                // Blocks of this one cannot be shared by so many.
+                Err(Error::NoPart(_)) => {
+                    let cells = vec![Cell::No; contexts.len()];
+                    vec![Column { n_ctx_most: None, cells }; types.len()]
+                }
+                Err(error) => return Err(error.into()),
             };
-            let columns = types.iter().map(|&ty| planner.column(ty, &contexts)).collect();
             rows.push(Row { mix, weights: subject.weight_bytes(), columns });
             bar.inc(1);
         }

@@ -60,15 +60,22 @@ impl Machine {
         self.base.n_gpu()
     }
 
-    /// The devices as a plan has them: GPUs that it joined are one, as fast as all of them.
+    /// The devices as a plan has them: GPUs that it joined are one, as fast as the one that takes longest for its
+    /// share lets it be.
     pub(super) fn planned_as(self, planned: &engine::Machine) -> Self {
         if !planned.devices[0].is_joint() {
             return self;
         }
         let n_gpu = self.n_gpu();
-        let sum = |of: fn(&Card) -> Option<f64>| self.cards[..n_gpu].iter().map(of).sum();
+        let members = planned.devices[0].members();
+        let least = |of: fn(&Card) -> Option<f64>| {
+            let cards = self.cards[..n_gpu].iter().zip(&members);
+            let speeds: Option<Vec<f64>> =
+                cards.map(|(card, (_, share))| Some(of(card)? / share)).collect();
+            speeds?.into_iter().reduce(f64::min)
+        };
         let joined =
-            Card { bandwidth: sum(|card| card.bandwidth), tflops: sum(|card| card.tflops) };
+            Card { bandwidth: least(|card| card.bandwidth), tflops: least(|card| card.tflops) };
         Machine {
             base: planned.clone(),
             memory: vec![self.memory[..n_gpu].iter().sum(), self.memory[n_gpu]],

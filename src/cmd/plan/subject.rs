@@ -144,7 +144,7 @@ fn vision(
         let expected = expected_vision_tensors(&projector);
         let tensors = expected.iter().filter_map(|tensor| gguf.tensor(&tensor.name));
         let weights = tensors.map(|tensor| tensor.n_bytes).sum();
-        let needs = VisionNeeds { weights, working: projector.working_bytes() };
+        let needs = VisionNeeds::new(weights, projector.working_bytes());
         Ok(Some(Beside { name: gguf.label().to_string(), needs }))
     };
     let of_type = |mix: &'static Mix| {
@@ -153,7 +153,7 @@ fn vision(
         // What is optional, files have: the row of image breaks.
         let is_there = |t: &&ExpectedTensor| t.required || !t.name.ends_with(".bias");
         let weights = expected.iter().filter(is_there).map(|t| bytes_as(t, mix)).sum();
-        let needs = VisionNeeds { weights, working: projector.working_bytes() };
+        let needs = VisionNeeds::new(weights, projector.working_bytes());
         Some(Beside { name: mix.name.to_owned(), needs })
     };
     match (&args.mmproj, &args.target, own) {

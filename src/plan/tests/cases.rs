@@ -126,7 +126,7 @@ fn a_number_of_layers_is_the_last_layers_with_the_output_as_one_more() {
 #[test]
 fn the_tower_goes_where_all_layers_fit_beside_it() {
     let mut case = medium(&[48, 48]);
-    case.needs.vision = Some(VisionNeeds { weights: 5 * GIB, working: GIB });
+    case.needs.vision = Some(VisionNeeds::new(5 * GIB, GIB));
     case.wish.n_ctx = 16_384;
     let fit = case.fit().unwrap();
     let shares = [0, 1].map(|i| fit.rooms[i].sum());
