@@ -255,15 +255,15 @@ fn joined_gpus_have_a_part_of_every_layer() {
     let speed = |page: &Value| page["speed"]["decode_tokens_per_s"].as_f64().unwrap();
     assert!((speed(&joined) / speed(&apart) - 2.0).abs() < 0.01);
     // Who has less memory has less of everything, but the whole tower; and all wait for the slowest.
-    let uneven = ["medium-3.5", "--quant", "Q4_K_M", "--memory", "24,80", "--ram", "64", "--json"];
+    let uneven = ["medium-3.5", "--quant", "Q4_K_M", "--memory", "32,80", "--ram", "64", "--json"];
     let of = |more: &[&str]| json(&[&uneven[..], &["--split-mode", "tensor"], more].concat());
     let page = of(&["--bandwidth", "1000,1000"]);
     let slow = of(&["--bandwidth", "100,1900"]);
-    assert!(speed(&slow) < speed(&page) / 4.0);
+    assert!(speed(&slow) < speed(&page) / 3.0);
     let n = |key: &str| page["devices"][0][format!("{key}_bytes")].as_u64().unwrap() as f64;
     let share = 2.0 / 8.0; // of the heads
     let on_small = (n("weight") + n("kv")) * share + (n("compute") + n("vision")) / 2.0;
-    assert!(on_small < 23.0 * f64::from(1 << 30), "{on_small}");
+    assert!(n("vision") > 0.0 && on_small < 31.0 * f64::from(1 << 30), "{on_small}");
     // A tower on the processor is one.
     let page = of(&["--no-mmproj-offload"]);
     let on_cpu = page["devices"][1]["vision_bytes"].as_u64().unwrap();
