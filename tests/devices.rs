@@ -341,6 +341,7 @@ fn joined_gpus_share_as_they_are_told() {
         let mut options = options(Spread::joined(n_gpu, n_all));
         options.devices.tensor_split = split.clone();
         let engine = open(make(), None, &options);
+        check_plan(&engine, &format!("{n_gpu} GPUs, {split:?}"));
         let (logits, reply) = logits_and_reply(&engine, &tokens);
         let apart = difference(&logits, &expected);
         assert!(apart < 1e-2, "{split:?}: {apart:e}");
